@@ -1,0 +1,33 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two test processes share two cores: a thread each keeps them from fighting.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from tests.support.tiny import tiny_conversations, tiny_model
+
+
+@pytest.fixture
+def tiny_phi3(tmp_path: Path) -> Path:
+    """A Hugging Face folder with a tiny random Phi-3."""
+    return tiny_model("phi3", tmp_path / "tiny-phi3")
+
+
+@pytest.fixture
+def tiny_llama(tmp_path: Path) -> Path:
+    """A Hugging Face folder with a tiny random Llama and ChatML."""
+    return tiny_model("llama", tmp_path / "tiny-llama")
+
+
+@pytest.fixture
+def conversations(tmp_path: Path) -> Path:
+    """A small file of conversations."""
+    return tiny_conversations(tmp_path / "conversations.jsonl")
