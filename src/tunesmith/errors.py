@@ -44,8 +44,8 @@ from typing import Any, ClassVar
 class Fault:
     """One thing that is wrong, and where.
 
-    ``target`` is ``file:line`` for data, with ``#path`` for a field inside the row (``train.jsonl:12#messages[1].role``),
-    or the dotted path of a field in a request.
+    ``target`` is ``file:line`` for data, with ``#path`` for a field inside the row
+    (``train.jsonl:12#messages[1].role``), or the dotted path of a field in a request.
     """
 
     message: str

@@ -6,7 +6,7 @@ through ``notice`` with its count, and is kept with the run.
 
 An event is one JSON object on one line:
 
-    {"t": 1764000000.12, "kind": "progress", "phase": "train", "done": 3, "total": 120, "unit": "steps", "values": {...}}
+    {"t": 1764.12, "kind": "progress", "phase": "train", "done": 3, "total": 120, "unit": "steps", "values": {...}}
     {"t": …, "kind": "metric", "step": 3, "values": {"loss": 2.31, "learning_rate": 0.001}}
     {"t": …, "kind": "notice", "code": "RowsDropped", "message": "37 of 1,000 …", "level": "warning", "count": 37}
     {"t": …, "kind": "log", "message": "…"}
@@ -68,8 +68,8 @@ class NullReporter:
 class FileReporter:
     """Appends events to a file, one whole line per write, and echoes logs and notices on standard output.
 
-    ``progress`` is written at most every ``interval`` seconds for a phase, and always at its end, so that a long phase does
-    not fill the disk.
+    ``progress`` is written at most every ``interval`` seconds for a phase, and always at its end, so that a long
+    phase does not fill the disk.
     """
 
     def __init__(self, path: Path, *, interval: float = 0.25, echo: bool = True) -> None:

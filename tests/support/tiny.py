@@ -1,8 +1,11 @@
 """Tiny random models in real formats: Phi-3 architecture with Phi-3's tokens, and Llama with ChatML tokens.
 
-Each is a Hugging Face folder (config.json, model.safetensors, tokenizer.json, chat_template.jinja, generation_config.json), made once in a
-cache folder outside the repository and copied from there, so a test that only needs files does not import torch.
+Each is a Hugging Face folder (config.json, model.safetensors, tokenizer.json, chat_template.jinja,
+generation_config.json), made once in a cache folder outside the repository and copied from there, so a test that
+only needs files does not import torch.
 """
+
+# ruff: noqa: E501, C408, SIM905
 
 from __future__ import annotations
 
