@@ -47,7 +47,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Aware, in UTC."""
         if value is None:
             return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        aware: datetime = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return aware
 
 
 class Table(DeclarativeBase):

@@ -1,0 +1,1 @@
+"""Assets: how they are named, registered, found, described and removed."""
