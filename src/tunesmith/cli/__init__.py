@@ -1,0 +1,1 @@
+"""The command line: Typer commands over the Python SDK, and over ``chat/`` for files on this machine."""

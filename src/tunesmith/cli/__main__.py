@@ -1,0 +1,74 @@
+"""Entry point of ``tunesmith``.
+
+It maps the tree of errors to what a user sees: the cause, the place and the way out on standard error, exit code 2 for a user's
+mistake and 1 for a failure, and a traceback only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+GLOBAL_FLAGS = {"--json", "--debug"}
+GLOBAL_OPTIONS = {"--workspace", "--url", "--token"}
+
+
+def hoist(arguments: Sequence[str]) -> list[str]:
+    """Move the global options to the front, so that they may be given after a command too.
+
+    Everything after ``--`` stays as it is.
+    """
+    front: list[str] = []
+    rest: list[str] = []
+    items = list(arguments)
+    index = 0
+    while index < len(items):
+        item = items[index]
+        if item == "--":
+            rest += items[index:]
+            break
+        if item in GLOBAL_FLAGS:
+            front.append(item)
+        elif item in GLOBAL_OPTIONS and index + 1 < len(items):
+            front += [item, items[index + 1]]
+            index += 1
+        elif item.split("=", 1)[0] in GLOBAL_OPTIONS and "=" in item:
+            front += item.split("=", 1)
+        else:
+            rest.append(item)
+        index += 1
+    return front + rest
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        from tunesmith._version import __version__
+
+        print(f"tunesmith {__version__}")
+        sys.exit(0)
+    from tunesmith.cli.app import app
+
+    debug = "--debug" in arguments
+    try:
+        app(args=hoist(arguments), prog_name="tunesmith", standalone_mode=True)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (``| head``); that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        from tunesmith.cli.output import exit_code_of, show_error
+
+        if debug:
+            raise
+        show_error(error)
+        sys.exit(exit_code_of(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""``tunesmith endpoints``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli.context import connect, options
+from tunesmith.cli.output import console, emit, say, size, table
+from tunesmith.cli.parsing import pairs, read_json, traffic
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="Name of the endpoint.", show_default=False)]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="3 to 32 letters, digits and hyphens, starting with a letter.")],
+    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    tag: Annotated[list[str], typer.Option(help="key=value; may be repeated.", show_default=False)] = [],  # noqa: B006
+) -> None:
+    """Create an endpoint with two keys."""
+    endpoint = connect().endpoints.create_or_update(name, description=description, tags=pairs(tag, "--tag"))
+    if options.json:
+        emit(endpoint)
+    else:
+        say(f"{endpoint.name}: {endpoint.provisioning_state}. {endpoint.scoring_uri}")
+
+
+@app.command("list")
+def list_() -> None:
+    """List endpoints."""
+    found = connect().endpoints.list()
+    if options.json:
+        emit(found)
+        return
+    rows = [(e.name, e.provisioning_state, _split(e.traffic), _split(e.mirror_traffic), e.scoring_uri) for e in found]
+    table(None, ("name", "state", "traffic", "mirror", "scoring URI"), rows, empty="No endpoints.")
+
+
+def _split(parts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {share} %" for name, share in parts.items())
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Show an endpoint with its deployments, and ready calls."""
+    ws = connect()
+    endpoint = ws.endpoints.get(name)
+    deployments = ws.deployments.list(name)
+    if options.json:
+        emit({**endpoint.model_dump(mode="json"), "deployments": [d.model_dump(mode="json") for d in deployments]})
+        return
+    from tunesmith.display.endpoints import endpoint_panel
+
+    console().print(endpoint_panel(endpoint, deployments))
+
+
+@app.command()
+def update(
+    name: Name,
+    traffic_: Annotated[
+        str | None,
+        typer.Option("--traffic", help="blue=90,green=10; whole per cent that sum to 0 or 100.", show_default=False),
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option("--mirror-traffic", help="green=10; one deployment, at most 50.", show_default=False)
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="New description.", show_default=False)] = None,
+) -> None:
+    """Change traffic, mirrored traffic or the description."""
+    endpoint = connect().endpoints.update(
+        name,
+        traffic=None if traffic_ is None else traffic(traffic_),
+        mirror_traffic=None if mirror is None else traffic(mirror),
+        description=description,
+    )
+    if options.json:
+        emit(endpoint)
+    else:
+        say(
+            f"{endpoint.name}: traffic {_split(endpoint.traffic) or 'none'}; mirror {_split(endpoint.mirror_traffic) or 'none'}."
+        )
+
+
+@app.command()
+def keys(name: Name) -> None:
+    """Show the two keys."""
+    found = connect().endpoints.keys(name)
+    if options.json:
+        emit(found)
+        return
+    print(f"primary\t{found.primary_key}\nsecondary\t{found.secondary_key}")
+
+
+@app.command("regenerate-key")
+def regenerate_key(name: Name, key: Annotated[str, typer.Option(help="primary or secondary.")] = "primary") -> None:
+    """Make one of the two keys anew; the other goes on working."""
+    found = connect().endpoints.regenerate_key(name, key)
+    if options.json:
+        emit(found)
+    else:
+        say(f"The {key} key of {name} is new.")
+
+
+@app.command()
+def invoke(
+    name: Name,
+    message: Annotated[str | None, typer.Argument(help="What the user says.", show_default=False)] = None,
+    request_file: Annotated[
+        Path | None, typer.Option(help="JSON for /score, or - for standard input.", show_default=False)
+    ] = None,
+    deployment: Annotated[
+        str | None, typer.Option(help="This deployment, whatever the traffic.", show_default=False)
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    stream: Annotated[bool, typer.Option(help="Print the answer as it comes.")] = True,
+) -> None:
+    """Call an endpoint: with a message, or with a request file in one of /score's shapes."""
+    from tunesmith.errors import UserError
+
+    if (message is None) == (request_file is None):
+        raise UserError("give either a message or --request-file", target="MESSAGE")
+    ws = connect()
+    if request_file is not None:
+        answer = ws.endpoints.invoke(name, read_json(request_file), deployment=deployment)
+        emit(answer)
+        return
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": message})
+    call = {"max_tokens": max_tokens, "temperature": temperature}
+    if options.json or not stream:
+        answer = ws.endpoints.chat(name, messages, deployment=deployment, **call)
+        if options.json:
+            emit(answer)
+        else:
+            print(answer["choices"][0]["message"]["content"])
+        return
+    for chunk in ws.endpoints.chat(name, messages, deployment=deployment, stream=True, **call):
+        for choice in chunk.get("choices", ()):
+            sys.stdout.write(choice.get("delta", {}).get("content") or "")
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@app.command()
+def logs(
+    name: Name,
+    deployment: Annotated[str | None, typer.Option(help="Only this deployment.", show_default=False)] = None,
+    lines: Annotated[int, typer.Option(help="How many lines from the end.")] = 100,
+) -> None:
+    """Print the logs of an endpoint's instances."""
+    ws = connect()
+    names = [deployment] if deployment else ws.endpoints.get(name).deployments
+    for each in names:
+        text = ws.deployments.logs(name, each, lines=lines)
+        for line in text.splitlines():
+            print(f"{each}: {line}" if len(names) > 1 else line)
+
+
+@app.command()
+def delete(name: Name) -> None:
+    """Delete an endpoint with its deployments; their processes and ports are freed."""
+    freed = connect().endpoints.delete(name)
+    say(f"Deleted {name}" + (f"; {size(freed)} freed." if freed else "."))
