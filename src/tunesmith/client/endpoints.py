@@ -1,0 +1,229 @@
+"""``workspace.endpoints``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from tunesmith.client.assets import segment
+from tunesmith.client.transport import Transport
+from tunesmith.client.views import ChatAnswer, ChatChunk, Endpoint, EndpointKeys, Listing
+from tunesmith.errors import Failure, NotAuthenticated, error_from_dict
+from tunesmith.records.endpoints import CreateEndpoint, UpdateEndpoint
+from tunesmith.records.validation import parse
+from tunesmith.records.workspace import Deleted
+
+PATH = "/api/v1/endpoints"
+DEPLOYMENT_HEADER = "azureml-model-deployment"
+
+
+class Endpoints:
+    """Stable URLs with keys and a traffic split over deployments."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._keys: dict[str, str] = {}
+
+    def create_or_update(
+        self,
+        name: str,
+        *,
+        auth_mode: Literal["key", "aml_token"] = "key",
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        properties: Mapping[str, str] | None = None,
+        traffic: Mapping[str, int] | None = None,
+        mirror_traffic: Mapping[str, int] | None = None,
+    ) -> Endpoint:
+        """Create an endpoint with two keys, or change it.
+
+        Args:
+            name: 3 to 32 letters, digits and hyphens, starting with a letter.
+            auth_mode: ``key``, or ``aml_token`` for short-lived tokens.
+            description: What it is for.
+            tags: Free pairs.
+            properties: Free pairs.
+            traffic: Percent by deployment, summing to 0 or 100.
+            mirror_traffic: Percent (at most 50) to one deployment, whose answers are dropped.
+        """
+        given = {
+            "name": name,
+            "auth_mode": auth_mode,
+            "description": description,
+            "tags": dict(tags or {}),
+            "properties": dict(properties or {}),
+            "traffic": None if traffic is None else dict(traffic),
+            "mirror_traffic": None if mirror_traffic is None else dict(mirror_traffic),
+        }
+        body = parse(CreateEndpoint, {key: value for key, value in given.items() if value is not None})
+        return Endpoint.model_validate(self._transport.request("PUT", self._path(name), body=body))
+
+    def get(self, name: str) -> Endpoint:
+        """One endpoint by name."""
+        return Endpoint.model_validate(self._transport.request("GET", self._path(name)))
+
+    def list(self) -> Listing[Endpoint]:
+        """All endpoints."""
+        found = [Endpoint.model_validate(item) for item in self._transport.request("GET", PATH)]
+        return Listing(
+            found,
+            (
+                ("name", lambda endpoint: endpoint.name),
+                ("state", lambda endpoint: endpoint.provisioning_state),
+                ("deployments", lambda endpoint: endpoint.deployments),
+                ("traffic", lambda endpoint: endpoint.traffic),
+                ("score", lambda endpoint: endpoint.scoring_uri),
+            ),
+            what="endpoints",
+        )
+
+    def update(
+        self,
+        name: str,
+        *,
+        traffic: Mapping[str, int] | None = None,
+        mirror_traffic: Mapping[str, int] | None = None,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Endpoint:
+        """Change the parts that are given. New requests follow a new traffic split at once."""
+        given = {
+            "traffic": None if traffic is None else dict(traffic),
+            "mirror_traffic": None if mirror_traffic is None else dict(mirror_traffic),
+            "description": description,
+            "tags": None if tags is None else dict(tags),
+        }
+        body = parse(UpdateEndpoint, {key: value for key, value in given.items() if value is not None})
+        return Endpoint.model_validate(self._transport.request("PATCH", self._path(name), body=body))
+
+    def delete(self, name: str) -> int | None:
+        """Delete an endpoint with its deployments; their processes and ports are freed.
+
+        Returns the bytes freed, where known.
+        """
+        body = self._transport.request("DELETE", self._path(name), slow=True)
+        self._keys.pop(name, None)
+        return Deleted.model_validate(body or {}).freed_bytes
+
+    def keys(self, name: str) -> EndpointKeys:
+        """The two keys of an endpoint."""
+        return EndpointKeys.model_validate(self._transport.request("GET", f"{self._path(name)}/keys"))
+
+    def regenerate_key(self, name: str, key: Literal["primary", "secondary"] | str = "primary") -> EndpointKeys:
+        """Make one key anew; the other goes on working."""
+        path = f"{self._path(name)}/keys/{segment(key)}/regenerate"
+        self._keys.pop(name, None)
+        return EndpointKeys.model_validate(self._transport.request("POST", path))
+
+    def invoke(self, name: str, request: Mapping[str, Any] | str | Path, deployment: str | None = None) -> Any:
+        """Call ``/score`` with one of Azure's payloads and return its JSON.
+
+        Args:
+            name: Of the endpoint.
+            request: The payload, or the path of a JSON file with it.
+            deployment: Go straight to this one, whatever the traffic split.
+
+        Raises:
+            ModelFailed: the model answered with an error.
+            Unavailable: no instance is ready.
+        """
+        body = json.loads(Path(request).read_bytes()) if isinstance(request, str | Path) else request
+        return self._call(name, f"/endpoints/{segment(name)}/score", body, deployment)
+
+    @overload
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, Any]] | str,
+        deployment: str | None = None,
+        *,
+        stream: Literal[False] = False,
+        **parameters: Any,
+    ) -> ChatAnswer: ...
+    @overload
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, Any]] | str,
+        deployment: str | None = None,
+        *,
+        stream: Literal[True],
+        **parameters: Any,
+    ) -> Iterator[ChatChunk]: ...
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, Any]] | str,
+        deployment: str | None = None,
+        *,
+        stream: bool = False,
+        **parameters: Any,
+    ) -> ChatAnswer | Iterator[ChatChunk]:
+        """Call ``/v1/chat/completions``.
+
+        Args:
+            name: Of the endpoint.
+            messages: Mappings with ``role`` and ``content``, or a text: one message of the user.
+            deployment: Go straight to this one, whatever the traffic split.
+            stream: Return an iterator of chunks instead of the whole answer.
+            parameters: OpenAI's: ``max_tokens``, ``temperature``, ``top_p``, ``stop``, ``seed``, … What the engine
+                cannot honour is an error that names it.
+        """
+        conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        body = {"model": name, "messages": conversation, **parameters}
+        path = f"/endpoints/{segment(name)}/v1/chat/completions"
+        if stream:
+            return self._chunks(name, path, {**body, "stream": True}, deployment)
+        return ChatAnswer(self._call(name, path, body, deployment))
+
+    def logs(self, name: str, lines: int = 100) -> str:
+        """The last ``lines`` of the log of every deployment's instances, each line headed by the deployment's name."""
+        text = ""
+        for deployment in self.get(name).deployments:
+            path = f"{self._path(name)}/deployments/{segment(deployment)}/logs"
+            log = self._transport.text(path, params={"lines": lines})
+            text += "".join(f"{deployment}: {line}\n" for line in log.splitlines())
+        return text
+
+    def _path(self, name: str) -> str:
+        return f"{PATH}/{segment(name)}"
+
+    def _headers(self, name: str, deployment: str | None) -> dict[str, str]:
+        if name not in self._keys:
+            self._keys[name] = self.keys(name).primary_key
+        headers = {"Authorization": f"Bearer {self._keys[name]}"}
+        return headers | ({DEPLOYMENT_HEADER: deployment} if deployment else {})
+
+    def _call(self, name: str, path: str, body: Mapping[str, Any], deployment: str | None) -> Any:
+        cached = name in self._keys
+        try:
+            return self._transport.request("POST", path, body=body, headers=self._headers(name, deployment), slow=True)
+        except NotAuthenticated:
+            if not cached:
+                raise
+        # The key was changed since it was read; the request was refused before it did anything.
+        del self._keys[name]
+        return self._transport.request("POST", path, body=body, headers=self._headers(name, deployment), slow=True)
+
+    def _chunks(
+        self, name: str, path: str, body: Mapping[str, Any], deployment: str | None, *, again: bool = True
+    ) -> Iterator[ChatChunk]:
+        cached = name in self._keys
+        try:
+            events = self._transport.events(path, method="POST", body=body, headers=self._headers(name, deployment))
+            for event in events:
+                if event.data == "[DONE]":
+                    return
+                chunk = json.loads(event.data)
+                if "error" in chunk:
+                    raise error_from_dict(chunk)
+                yield ChatChunk(chunk)
+        except NotAuthenticated:
+            if not (cached and again):
+                raise
+            del self._keys[name]
+            yield from self._chunks(name, path, body, deployment, again=False)
+            return
+        raise Failure(f"the answer of endpoint {name} broke off", way_out="try again; the instance's log has the cause")
