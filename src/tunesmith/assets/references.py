@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, get_args
 from urllib.parse import unquote, urlsplit
 
 from tunesmith.errors import UserError, ValidationFailed
@@ -42,7 +42,7 @@ class AssetReference:
     version: str | None = None
     label: str | None = None
     registry: str | None = None
-    """``None``: the workspace's own shelf."""
+    """``None``: the text names none; ``workspace``: the workspace's own shelf and no other."""
     kind: AssetKind | None = None
     """``None``: the text does not say; the place where it stands does."""
 
@@ -121,16 +121,16 @@ def parse_reference(
         ValidationFailed: naming the text, what is wrong with it and the right forms.
     """
     if not isinstance(text, str) or not text.strip():
-        _refuse(str(text), "it is empty", target)
+        raise _fault(str(text), "it is empty", target)
     text = text.strip()
     if "\0" in text or "\n" in text:
-        _refuse(text, "it has a line break or a NUL", target)
+        raise _fault(text, "it has a line break or a NUL", target)
     found = _parse(text, bare, target)
     if isinstance(found, AssetReference) and kind is not None:
         if found.kind is None:
             found = AssetReference(found.name, found.version, found.label, found.registry, kind)
         elif found.kind != kind:
-            _refuse(text, f"it names one of {found.kind}, and one of {kind} is wanted here", target)
+            raise _fault(text, f"it names one of {found.kind}, and one of {kind} is wanted here", target)
     return found
 
 
@@ -138,7 +138,7 @@ def parse_asset(text: str, *, kind: AssetKind | None = None, target: str | None 
     """``parse_reference`` where only an asset will do."""
     found = parse_reference(text, kind=kind, target=target)
     if not isinstance(found, AssetReference):
-        _refuse(text, f"it does not name one of {kind or 'the assets'}", target)
+        raise _fault(text, f"it does not name one of {kind or 'the assets'}", target)
     return found
 
 
@@ -190,44 +190,42 @@ def _long(text: str, inner: str, target: str | None) -> Reference:
                 parts, lowered = parts[at + 2 :], lowered[at + 2 :]
                 break
         else:
-            _refuse(text, "it names neither a workspace nor a registry", target)
+            raise _fault(text, "it names neither a workspace nor a registry", target)
     elif lowered[0] == "registries":
         if len(parts) < 2:
-            _refuse(text, "the registry's name is missing", target)
+            raise _fault(text, "the registry's name is missing", target)
         registry = parts[1]
         parts, lowered = parts[2:], lowered[2:]
     if not parts:
-        _refuse(text, "it ends before it names a thing", target)
+        raise _fault(text, "it ends before it names a thing", target)
     if registry is not None:
         _rule(text, names.REGISTRY_NAME, registry, target)
-        if registry == WORKSPACE:
-            registry = None
     head = lowered[0]
     if head in KINDS:
-        return _asset(text, cast(AssetKind, head), parts, lowered, registry, target)
+        return _asset(text, head, parts, lowered, registry, target)
     if registry is not None:
-        _refuse(text, f"a registry has {', '.join(KINDS)}, and no {parts[0][:40]!r}", target)
+        raise _fault(text, f"a registry has {', '.join(KINDS)}, and no {parts[0][:40]!r}", target)
     if head == "jobs":
         return _job_output(text, parts, lowered, target)
     if head == "datastores":
         if len(parts) < 4 or lowered[2] != "paths":
-            _refuse(text, "after the datastore comes /paths/ and a path", target)
+            raise _fault(text, "after the datastore comes /paths/ and a path", target)
         _rule(text, names.PLAIN_NAME, parts[1], target)
         return DatastoreReference(parts[1], _inner(text, parts[3:], target))
-    _refuse(text, f"{parts[0][:40]!r} is no kind of thing that can be referred to", target)
+    raise _fault(text, f"{parts[0][:40]!r} is no kind of thing that can be referred to", target)
 
 
 def _asset(
     text: str, kind: AssetKind, parts: list[str], lowered: list[str], registry: str | None, target: str | None
 ) -> AssetReference:
     if len(parts) < 2:
-        _refuse(text, f"the name is missing after {parts[0]}", target)
+        raise _fault(text, f"the name is missing after {parts[0]}", target)
     name = _name(text, parts[1], target)
     rest = parts[2:]
     if not rest:
         return AssetReference(name, registry=registry, kind=kind)
     if len(rest) != 2 or lowered[2] not in {"versions", "labels"}:
-        _refuse(text, "after the name comes /versions/VERSION or /labels/LABEL, and nothing more", target)
+        raise _fault(text, "after the name comes /versions/VERSION or /labels/LABEL, and nothing more", target)
     if lowered[2] == "versions":
         return AssetReference(name, version=_version(text, rest[1], target), registry=registry, kind=kind)
     return AssetReference(name, label=_label(text, rest[1], target), registry=registry, kind=kind)
@@ -235,7 +233,7 @@ def _asset(
 
 def _job_output(text: str, parts: list[str], lowered: list[str], target: str | None) -> JobOutputReference:
     if len(parts) < 4 or lowered[2] != "outputs":
-        _refuse(text, "after the job comes /outputs/ and the output's name", target)
+        raise _fault(text, "after the job comes /outputs/ and the output's name", target)
     _rule(text, names.JOB_NAME, parts[1], target)
     _rule(text, names.PORT_NAME, parts[3], target)
     rest = parts[4:]
@@ -249,25 +247,25 @@ def _job_output(text: str, parts: list[str], lowered: list[str], target: str | N
 def _file(text: str, target: str | None) -> PathReference:
     split = urlsplit(text)
     if split.netloc not in {"", "localhost"}:
-        _refuse(text, f"it names a file of another machine, {split.netloc[:80]!r}", target)
+        raise _fault(text, f"it names a file of another machine, {split.netloc[:80]!r}", target)
     return _path(unquote(split.path), target, written=text)
 
 
 def _path(text: str, target: str | None, written: str | None = None) -> PathReference:
     if not text:
-        _refuse(written or text, "the path is empty", target)
+        raise _fault(written or text, "the path is empty", target)
     try:
         return PathReference(Path(text).expanduser())
     except RuntimeError:
-        _refuse(written or text, "there is no such user", target)
+        raise _fault(written or text, "there is no such user", target) from None
 
 
 def _inner(text: str, parts: list[str], target: str | None) -> str:
     kept = [part for part in parts if part not in {"", "."}]
     if ".." in kept:
-        _refuse(text, "a path with '..' may leave its folder", target)
+        raise _fault(text, "a path with '..' may leave its folder", target)
     if not kept:
-        _refuse(text, "the path is empty", target)
+        raise _fault(text, "the path is empty", target)
     return "/".join(kept)
 
 
@@ -285,12 +283,9 @@ def _label(text: str, label: str, target: str | None) -> str:
 
 def _rule(text: str, rule: names.Rule, part: str, target: str | None) -> str:
     if not rule.admits(part):
-        _refuse(text, f"{part[:80]!r} is not a {rule.what} ({rule.words})", target)
+        raise _fault(text, f"{part[:80]!r} is not a {rule.what} ({rule.words})", target)
     return part
 
 
-def _refuse(text: str, why: str, target: str | None) -> NoReturn:
-    error: UserError = ValidationFailed(
-        f"{text[:300]!r} is not a reference: {why}", target=target, way_out=f"right forms: {FORMS}"
-    )
-    raise error
+def _fault(text: str, why: str, target: str | None) -> UserError:
+    return ValidationFailed(f"{text[:300]!r} is not a reference: {why}", target=target, way_out=f"right forms: {FORMS}")

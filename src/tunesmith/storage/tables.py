@@ -116,27 +116,6 @@ class AssetLabelRow(Table):
     version: Mapped[str] = mapped_column(String(100))
 
 
-class PackageRow(Table):
-    """A registry's model whose weights are on this machine, or on their way."""
-
-    __tablename__ = "packages"
-
-    registry_name: Mapped[str] = mapped_column("registry", String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(primary_key=True)
-    version: Mapped[str] = mapped_column(String(100), primary_key=True)
-    state: Mapped[str] = mapped_column(String(16))
-    """importing, imported."""
-    source: Mapped[str | None] = mapped_column(Text)
-    job: Mapped[str | None]
-    path: Mapped[str | None] = mapped_column(Text)
-    """Relative to the workspace's folder."""
-    sha256: Mapped[str | None] = mapped_column(String(64))
-    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    body: Mapped[Json] = mapped_column(default=dict)
-    """architecture, parameter_count, context_length, chat_contract."""
-    updated_at: Mapped[datetime] = mapped_column(default=utcnow)
-
-
 class ComputeRow(Table):
     """A named compute."""
 

@@ -1,4 +1,4 @@
-"""The first tables: assets, packages, computes, jobs, endpoints, the mirror."""
+"""The first tables: assets, computes, jobs, endpoints, the mirror."""
 
 from __future__ import annotations
 
@@ -119,21 +119,6 @@ def upgrade() -> None:
         sa.Column("events_offset", sa.BigInteger(), nullable=False),
         sa.Column("done", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("job", "step", name=op.f("pk_mirror")),
-    )
-    op.create_table(
-        "packages",
-        sa.Column("registry", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
-        sa.Column("version", sa.String(length=100), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("source", sa.Text(), nullable=True),
-        sa.Column("job", sa.String(length=255), nullable=True),
-        sa.Column("path", sa.Text(), nullable=True),
-        sa.Column("sha256", sa.String(length=64), nullable=True),
-        sa.Column("size_bytes", sa.BigInteger(), nullable=True),
-        sa.Column("body", sa.JSON(), nullable=False),
-        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("registry", "name", "version", name=op.f("pk_packages")),
     )
     op.create_table(
         "deployments",

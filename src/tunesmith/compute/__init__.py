@@ -1,0 +1,1 @@
+"""The machine, the sizes that a compute may promise, and the named computes."""
