@@ -1,7 +1,7 @@
 """Entry point of ``tunesmith``.
 
-It maps the tree of errors to what a user sees: the cause, the place and the way out on standard error, exit code 2 for a user's
-mistake and 1 for a failure, and a traceback only with ``--debug``.
+It maps the tree of errors to what a user sees: the cause, the place and the way out on standard error, exit code 2
+for a user's mistake and 1 for a failure, and a traceback only with ``--debug``.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from tunesmith.cli.context import options
 
 app = typer.Typer(
     name="tunesmith",
-    help="A workspace for chat models on your own machine: fine-tune, evaluate, register and serve, with Azure ML's words.",
+    help="Fine-tune, evaluate, register and serve chat models on your own machine, with Azure ML's words.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,

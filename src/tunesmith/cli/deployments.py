@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli.context import connect, options
 from tunesmith.cli.output import console, emit, say, table
 from tunesmith.cli.parsing import pairs
+
+if TYPE_CHECKING:
+    from tunesmith.records.endpoints import Deployment
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -36,7 +39,7 @@ def create(
 ) -> None:
     """Create or update a deployment."""
     ws = connect()
-    deployment = ws.deployments.create_or_update(
+    deployment: Deployment = ws.deployments.create_or_update(
         name,
         endpoint=endpoint,
         model=model,

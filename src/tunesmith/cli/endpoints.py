@@ -82,9 +82,8 @@ def update(
     if options.json:
         emit(endpoint)
     else:
-        say(
-            f"{endpoint.name}: traffic {_split(endpoint.traffic) or 'none'}; mirror {_split(endpoint.mirror_traffic) or 'none'}."
-        )
+        mirrored = _split(endpoint.mirror_traffic) or "none"
+        say(f"{endpoint.name}: traffic {_split(endpoint.traffic) or 'none'}; mirror {mirrored}.")
 
 
 @app.command()
@@ -134,19 +133,19 @@ def invoke(
         return
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": message})
-    call = {"max_tokens": max_tokens, "temperature": temperature}
-    if options.json or not stream:
-        answer = ws.endpoints.chat(name, messages, deployment=deployment, **call)
-        if options.json:
-            emit(answer)
-        else:
-            print(answer["choices"][0]["message"]["content"])
-        return
-    for chunk in ws.endpoints.chat(name, messages, deployment=deployment, stream=True, **call):
-        for choice in chunk.get("choices", ()):
-            sys.stdout.write(choice.get("delta", {}).get("content") or "")
+    if stream and not options.json:
+        for chunk in ws.endpoints.chat(
+            name, messages, deployment, stream=True, max_tokens=max_tokens, temperature=temperature
+        ):
+            sys.stdout.write(chunk.text)
             sys.stdout.flush()
-    sys.stdout.write("\n")
+        sys.stdout.write("\n")
+        return
+    whole = ws.endpoints.chat(name, messages, deployment, max_tokens=max_tokens, temperature=temperature)
+    if options.json:
+        emit(whole)
+    else:
+        print(whole.text)
 
 
 @app.command()

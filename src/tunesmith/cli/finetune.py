@@ -48,6 +48,7 @@ def finetune(
         typer.Option("--set", help="PARAMETER=VALUE, as in 'tunesmith components show chat_completion_pipeline'."),
     ] = [],  # noqa: B006
     name: Annotated[str | None, typer.Option(help="Name of the job. Default: made up.", show_default=False)] = None,
+    compute: Annotated[str | None, typer.Option(help="Named compute. Default: local.", show_default=False)] = None,
     experiment_name: Annotated[str | None, typer.Option(help="MLflow experiment.", show_default=False)] = None,
     force_rerun: Annotated[bool, typer.Option("--force-rerun", help="Reuse no step.")] = False,
     dry_run: Annotated[
@@ -63,7 +64,7 @@ def finetune(
     for key in ("train", "validation", "test"):
         if isinstance(call.get(key), str):
             call[key] = _from(base, call[key])
-    given = {"model": model, "train": train, "validation": validation, "test": test, "name": name}
+    given = {"model": model, "train": train, "validation": validation, "test": test, "name": name, "compute": compute}
     call.update({key: value for key, value in given.items() if value is not None})
     if experiment_name:
         call["experiment_name"] = experiment_name

@@ -26,6 +26,7 @@ def follow(ws: Workspace, name: str) -> Job:
     from tunesmith.display.job_view import watch
     from tunesmith.display.jobs import outcome
 
+    job: Job
     if options.json:
         job = ws.jobs.stream(name)
         emit(job)
@@ -141,9 +142,7 @@ def metrics(
     key: Annotated[str | None, typer.Option(help="Every value of this metric.", show_default=False)] = None,
 ) -> None:
     """Show a job's metrics: the last value of each, or every value of one."""
-    points = connect().jobs.metrics(name)
-    if key:
-        points = [point for point in points if point.key == key]
+    points = [point for point in connect().jobs.metrics(name) if key is None or point.key == key]
     if options.json:
         emit(points)
         return

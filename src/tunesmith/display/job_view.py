@@ -128,7 +128,7 @@ class _Live:
 
     def _bar(self, step: str, data: Mapping[str, Any]) -> None:
         key = (step, str(data.get("phase", "")))
-        fields = {"values": values_text(data.get("values") or {}), "unit": data.get("unit") or ""}
+        fields: dict[str, Any] = {"values": values_text(data.get("values") or {}), "unit": data.get("unit") or ""}
         eta = (data.get("values") or {}).get("eta_s")
         if key not in self._bars:
             label = f"{short(step)}: {key[1]}" if step else key[1]

@@ -14,7 +14,7 @@ from tunesmith.quickstart import plan
 
 
 def cleanup(home: Path) -> int:
-    """Delete the endpoint, the model, the jobs, the data and the base model of the quickstart; returns the bytes freed."""
+    """Delete the quickstart's endpoint, models, jobs, data and base model; returns the bytes freed."""
     from tunesmith.client import Workspace
 
     console = Console(highlight=False)

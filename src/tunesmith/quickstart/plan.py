@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 BASE_MODEL = "SmolLM2-135M-Instruct"
 EXPERIMENT = "quickstart"
 MODEL = "smollm2-chitchat"
@@ -19,7 +21,7 @@ CONVERSATIONS_MEMBER = "chitchat_dataset/dataset.json"
 HELD_OUT = 40
 """Conversations in each of the validation and the test split; never trained on."""
 
-PARAMETERS: dict[str, object] = {
+PARAMETERS: dict[str, Any] = {
     "apply_lora": "true",
     "lora_r": 8,
     "lora_alpha": 16,

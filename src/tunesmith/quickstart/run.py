@@ -1,7 +1,7 @@
 """The quickstart, step by step, over the Python SDK.
 
-It does nothing that a user cannot do with the same calls; it asks the server and shows what comes back. A second run finds
-what the first one made: steps with the same content are reused, and it ends in seconds.
+It does nothing that a user cannot do with the same calls; it asks the server and shows what comes back. A second
+run finds what the first one made: steps with the same content are reused, and it ends in seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
-from tunesmith.quickstart.report import closing, load_evaluation
 
 from tunesmith.client import Workspace
 from tunesmith.display.endpoints import wait_for_deployment
@@ -25,6 +24,7 @@ from tunesmith.display.units import seconds, size
 from tunesmith.errors import DeploymentFailed, JobFailed, NotFound
 from tunesmith.quickstart import plan
 from tunesmith.quickstart.conversations import write_conversations
+from tunesmith.quickstart.report import closing, load_evaluation
 from tunesmith.records.assets import DataVersion, ModelVersion
 from tunesmith.records.endpoints import Endpoint
 from tunesmith.records.jobs import Job
@@ -170,7 +170,8 @@ class Quickstart:
             test=f"azureml:{data['test'].name}:{data['test'].version}",
             experiment_name=plan.EXPERIMENT,
             settings={"force_rerun": self.force_rerun},
-            **{**plan.PARAMETERS, "max_minutes": self.minutes},
+            max_minutes=self.minutes,
+            **plan.PARAMETERS,
         )
         self._say(f"job {job.name}", "dim")
         return self._watch(ws, job)
@@ -218,6 +219,5 @@ class Quickstart:
         began = time.monotonic()
         text = ""
         for chunk in ws.endpoints.chat(endpoint.name, messages, stream=True, max_tokens=48, temperature=0):
-            for choice in chunk.get("choices", ()):
-                text += choice.get("delta", {}).get("content") or ""
+            text += chunk.text
         self._say(f"/v1, SSE   {text}  ({seconds(time.monotonic() - began)})")
