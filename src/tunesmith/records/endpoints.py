@@ -77,6 +77,16 @@ class EndpointKeys(Record):
     secondary_key: str
 
 
+class EndpointToken(Record):
+    """A short-lived access token of an endpoint whose ``auth_mode`` is ``aml_token``."""
+
+    access_token: str
+    expiry_time_utc: int
+    """Unix seconds."""
+    refresh_after_time_utc: int
+    """Unix seconds; a client asks for the next one from then on."""
+
+
 class CreateDeployment(Request):
     """Create or update a deployment."""
 

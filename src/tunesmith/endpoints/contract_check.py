@@ -1,0 +1,99 @@
+"""The last check before an instance takes traffic: does it say what the model said when it was made?
+ Two parts. The package's probe conversations must give the recorded token ids. And where evaluation recorded greedy
+answers (``greedy_probes.json`` in the package), the engine must give them again: token for token in the same engine
+and precision, and in another precision at least begin as recorded, with the difference said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import DeploymentFailed, InvalidModel
+from tunesmith.generate.types import Engine, GenerateRequest, collect
+
+GREEDY_PROBES_FILE = "greedy_probes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyProbe:
+    """One answer that evaluation recorded with temperature 0."""
+
+    request: GenerateRequest
+    token_ids: tuple[int, ...]
+    engine: str
+    precision: str
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> GreedyProbe:
+        """Read one entry of the file: messages, token_ids, engine, precision."""
+        ids = tuple(int(token) for token in body["token_ids"])
+        request = GenerateRequest.from_dict(
+            {"messages": body["messages"], "temperature": 0, "max_tokens": max(1, len(ids))}
+        )
+        return cls(request, ids, str(body.get("engine", "")), str(body.get("precision", "")))
+
+
+def read_greedy_probes(folder: Path) -> list[GreedyProbe]:
+    """The recorded answers of a package; none when it has no such file. Raises ``InvalidModel`` for a faulty one."""
+    path = folder / GREEDY_PROBES_FILE
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+        return [GreedyProbe.from_dict(entry) for entry in entries]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidModel(f"the recorded answers cannot be read: {error}", target=str(path)) from None
+
+
+async def check_greedy(engine: Engine, probes: list[GreedyProbe]) -> list[str]:
+    """Compare the engine's greedy answers with the recorded ones; what to say about it.
+
+    Raises ``DeploymentFailed`` when they differ in the same engine and precision, or when in another precision not one
+    answer even begins as recorded.
+    """
+    if not probes:
+        return []
+    here = engine.description
+    agreed: list[float] = []
+    exact = 0
+    for probe in probes:
+        result = await collect(engine.generate(probe.request))
+        given = result.choices[0].token_ids
+        shared = _common_prefix(given, probe.token_ids)
+        same = shared == len(probe.token_ids)
+        exact += same
+        agreed.append(shared / max(1, len(probe.token_ids)))
+        if not same and probe.engine == here.engine and probe.precision == here.precision:
+            raise DeploymentFailed(
+                f"the model does not give the answer that evaluation recorded: token {shared + 1} of "
+                f"{len(probe.token_ids)} differs, in the same engine ({here.engine}) and precision ({here.precision})",
+                target=GREEDY_PROBES_FILE,
+                way_out="the package's weights or adapter are not those that were evaluated: register the model again",
+            )
+    if not any(agreed):
+        raise DeploymentFailed(
+            f"none of the {len(probes)} answers that evaluation recorded even begins the same",
+            target=GREEDY_PROBES_FILE,
+            way_out="the package's weights or adapter are not those that were evaluated: register the model again",
+        )
+    said = f"contract check: {exact} of {len(probes)} recorded greedy answers come back token for token"
+    if exact < len(probes):
+        mean = sum(agreed) / len(agreed)
+        said += (
+            f"; on average the first {mean:.0%} agrees (recorded with {probes[0].engine} {probes[0].precision}, "
+            f"served with {here.engine} {here.precision})"
+        )
+    return [said]
+
+
+def _common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    count = 0
+    for left, right in zip(a, b, strict=False):
+        if left != right:
+            break
+        count += 1
+    return count

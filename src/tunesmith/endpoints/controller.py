@@ -1,0 +1,214 @@
+"""Makes wanted deployments real.
+ A loop in the server compares what is wanted with what is and takes the next steps: start, roll, scale, end. It is
+woken by every change and looks by itself every 0.2 s, so a dead instance is seen, with its cause, well within a
+second. When the server goes away the instances go on; the next server's controller finds them by their folders, pids
+and start times, and adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from pathlib import Path
+
+import aiohttp
+
+from tunesmith.endpoints.documents import read_config
+from tunesmith.endpoints.handle import Handle, Stage
+from tunesmith.endpoints.pool import InstancePool
+from tunesmith.endpoints.service import EndpointService
+from tunesmith.endpoints.store import DeploymentDocument
+from tunesmith.errors import Failure, NotFound, TunesmithError
+from tunesmith.records.endpoints import Instance
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.2
+DELETE_GRACE_S = 2.0
+"""How long requests in flight may go on when their deployment is deleted."""
+
+
+class EndpointController:
+    """See the module's docstring. Runs on one event loop; ``instances`` may be called from any thread."""
+
+    def __init__(self, service: EndpointService, pool: InstancePool) -> None:
+        self._service = service
+        self._pool = pool
+        self._handles: dict[tuple[str, str], list[Handle]] = {}
+        self._unwanted: list[Handle] = []
+        self._wake = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Adopt what an earlier server left, and begin."""
+        self._loop = asyncio.get_running_loop()
+        self._session = aiohttp.ClientSession(trust_env=False)
+        self._service.watch_instances(self.instances)
+        self._service.subscribe(self._wake_from_any_thread)
+        await asyncio.to_thread(self._adopt)
+        await self.reconcile()
+        self._task = asyncio.create_task(self._run(), name="endpoint-controller")
+
+    async def stop(self, *, end_instances: bool = False) -> None:
+        """Stop watching. Instances go on serving nobody until the next server adopts them, unless ``end_instances``."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        everyone = [handle for handles in self._handles.values() for handle in handles] + self._unwanted
+        if end_instances:
+            for handle in everyone:
+                handle.end(DELETE_GRACE_S, self._wake.set)
+            while not all(handle.gone for handle in everyone):
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TICK_S):
+                        await self._wake.wait()
+        for handle in everyone:
+            await handle.let_go()
+        if self._session is not None:
+            await self._session.close()
+
+    async def reconcile(self) -> None:
+        """Look once at everything and take the next steps. Never raises for one deployment's sake."""
+        async with self._lock:
+            wanted = {document.key: document for document in self._service.wanted()}
+            for key in list(self._handles):
+                if key not in wanted:
+                    self._unwanted += self._handles.pop(key)
+            for handle in self._unwanted:
+                handle.end(DELETE_GRACE_S, self._wake.set)
+            self._unwanted = [handle for handle in self._unwanted if not handle.gone]
+            for key, document in wanted.items():
+                try:
+                    await self._converge(document)
+                except TunesmithError as error:
+                    await self._report(document, "Failed", error=error.to_dict()["error"])
+                except Exception as error:
+                    logger.exception("deployment %s of endpoint %s", key[1], key[0])
+                    failure = Failure(f"{type(error).__name__}: {error}")
+                    await self._report(document, "Failed", error=failure.to_dict()["error"])
+            for name in self._service.deleting_endpoints():
+                if not any(key[0] == name for key in self._handles):
+                    await asyncio.to_thread(shutil.rmtree, self._service.folder / name, True)
+                    await asyncio.to_thread(self._service.forget_endpoint, name)
+
+    def instances(self, endpoint: str, deployment: str) -> list[Instance]:
+        """The instances of a deployment as they are now."""
+        return [handle.record() for handle in list(self._handles.get((endpoint, deployment), ()))]
+
+    # Inside
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self.reconcile()
+            except Exception:
+                logger.exception("reconciling endpoints")
+
+    def _wake_from_any_thread(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closing
+                loop.call_soon_threadsafe(self._wake.set)
+
+    def _adopt(self) -> None:
+        wanted = {document.key: document for document in self._service.wanted()}
+        for folder in sorted(self._service.folder.glob("*/*/*")):
+            handle = Handle.adopt(folder, self._pool) if folder.is_dir() else None
+            if handle is None:
+                if folder.is_dir() and read_config(folder) is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
+            document = wanted.get(handle.key)
+            lives = handle.process is not None
+            if document is None or (handle.generation != document.generation and not lives):
+                self._unwanted.append(handle)
+                continue
+            if handle.stage is Stage.FAILED and document.state != "Failed":
+                handle.stage = Stage.FAILING
+            self._handles.setdefault(handle.key, []).append(handle)
+            logger.info("found instance %s, %s", handle.config.instance, "alive" if lives else "dead")
+
+    async def _converge(self, document: DeploymentDocument) -> None:
+        handles = self._handles.setdefault(document.key, [])
+        handles[:] = [handle for handle in handles if not handle.gone]
+        if document.state == "Deleting":
+            for handle in handles:
+                handle.end(DELETE_GRACE_S, self._wake.set)
+            if not handles:
+                await self._forget(document)
+            return
+        assert self._session is not None
+        for handle in handles:
+            await handle.observe(document, self._session, self._wake.set)
+        current = [handle for handle in handles if handle.active and handle.generation == document.generation]
+        old = [handle for handle in handles if handle.active and handle.generation != document.generation]
+        self._drop_surplus(document, current, old)
+        await self._start_missing(document, current, old)
+        await self._tell(document, current, old)
+
+    def _drop_surplus(self, document: DeploymentDocument, current: list[Handle], old: list[Handle]) -> None:
+        grace = document.spec.request_settings.request_timeout_ms / 1000
+        count = document.spec.instance_count
+        # Ready ones stay before those that are not, elders before the young.
+        current.sort(key=lambda handle: handle.stage is not Stage.READY)
+        for handle in current[count:]:
+            handle.end(grace, self._wake.set)
+        del current[count:]
+        ready = sum(handle.stage is Stage.READY for handle in current)
+        keep = max(0, count - ready)
+        old.sort(key=lambda handle: handle.stage is not Stage.READY)
+        for handle in old[keep:]:
+            handle.end(grace, self._wake.set)
+        del old[keep:]
+
+    async def _start_missing(self, document: DeploymentDocument, current: list[Handle], old: list[Handle]) -> None:
+        missing = document.spec.instance_count - len(current)
+        if document.state == "Failed" or any(handle.stage is Stage.FAILED for handle in current):
+            return
+        if old and any(handle.stage is not Stage.READY for handle in current):
+            return  # a roll goes one by one: the next starts when this one is ready
+        for _ in range(min(missing, 1) if old else missing):
+            model = await asyncio.to_thread(self._service.model, document)
+            assert model.path is not None
+            handle = await asyncio.to_thread(Handle.create, self._service.folder, document, model.path, self._pool)
+            self._handles[document.key].append(handle)
+            current.append(handle)
+            assert self._session is not None
+            await handle.observe(document, self._session, self._wake.set)
+
+    async def _tell(self, document: DeploymentDocument, current: list[Handle], old: list[Handle]) -> None:
+        failed = next((handle for handle in current if handle.stage is Stage.FAILED), None)
+        if failed is not None:
+            if document.state != "Failed":
+                await self._report(document, "Failed", error=failed.error, log_tail=failed.log_tail())
+            return
+        ready = sum(handle.stage is Stage.READY for handle in current)
+        if document.state in ("Creating", "Updating") and ready >= document.spec.instance_count and not old:
+            notices = [note for handle in current if handle.state for note in handle.state.notices]
+            await self._report(document, "Succeeded", notices=notices)
+
+    async def _report(self, document: DeploymentDocument, state: str, **details: object) -> None:
+        await asyncio.to_thread(self._service.report, document.key, document.generation, state, **details)  # type: ignore[arg-type]
+
+    async def _forget(self, document: DeploymentDocument) -> None:
+        endpoint, deployment = document.key
+        self._handles.pop(document.key, None)
+        self._pool.forget(document.key, NotFound(f"deployment {deployment!r} of endpoint {endpoint!r} was deleted"))
+        folder: Path = self._service.folder / endpoint / deployment
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+        await asyncio.to_thread(self._service.forget_deployment, document.key)
+        self._wake.set()

@@ -1,0 +1,107 @@
+"""Instance processes as the operating system sees them: start, recognise again, end.
+ A process is named by its pid and start time, so a pid that was given out again is never taken for the instance. It
+knows nothing of what the process serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from tunesmith.endpoints.documents import CONFIG_FILE, LOG_FILE
+
+_MODULE = "tunesmith.endpoints.instance"
+_KEPT_FROM_INSTANCES = ("TUNESMITH_TOKEN", "TUNESMITH_DATABASE_URL", "TUNESMITH_ARTIFACT_URL")
+
+
+class InstanceProcess:
+    """A living or dead process of an instance."""
+
+    def __init__(self, pid: int, started: float, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
+        self.started = started
+        self._child = child
+        self._exit: int | None = None
+
+    @classmethod
+    def start(cls, folder: Path, environment: Mapping[str, str]) -> InstanceProcess:
+        """Start the instance configured in ``folder``, in a session of its own, its output in ``log.txt``."""
+        inherited = {name: value for name, value in os.environ.items() if name not in _KEPT_FROM_INSTANCES}
+        with (folder / LOG_FILE).open("ab") as log:
+            os.chmod(folder / LOG_FILE, 0o600)  # noqa: PTH101
+            child = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, "--config", str(folder / CONFIG_FILE)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=folder,
+                env={**inherited, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **environment},
+            )
+        try:
+            started = psutil.Process(child.pid).create_time()
+        except psutil.NoSuchProcess:
+            started = 0.0
+        return cls(child.pid, started, child)
+
+    @classmethod
+    def find(cls, pid: int, started: float) -> InstanceProcess | None:
+        """The living process that has ``pid`` and began at ``started`` (Unix seconds), if it is still there."""
+        found = cls(pid, started)
+        return found if found.alive() else None
+
+    @classmethod
+    def find_by_config(cls, folder: Path) -> InstanceProcess | None:
+        """The living process whose command line names the configuration in ``folder``."""
+        config = str(folder / CONFIG_FILE)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if config in command and _MODULE in command:
+                    return cls(process.pid, process.create_time())
+        return None
+
+    def alive(self) -> bool:
+        """Whether it runs; a dead child is reaped on the way."""
+        if self._child is not None:
+            self._exit = self._child.poll()
+            return self._exit is None
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def describe_end(self) -> str:
+        """How it ended, in words: the exit status or the signal, where that is known."""
+        if self._exit is None:
+            return "ended while nobody watched"
+        if self._exit < 0:
+            name = signal.Signals(-self._exit).name
+            hint = "; the machine may be out of memory" if name == "SIGKILL" else ""
+            return f"was ended by {name}{hint}"
+        return f"ended with exit status {self._exit}"
+
+    def terminate(self) -> None:
+        """Ask it to finish what is in flight and end."""
+        self._signal(signal.SIGTERM, group=False)
+
+    def kill(self) -> None:
+        """End it and what it started, now."""
+        self._signal(signal.SIGKILL, group=True)
+
+    def _signal(self, number: signal.Signals, *, group: bool) -> None:
+        if not self.alive():
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if group:
+                os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, number)

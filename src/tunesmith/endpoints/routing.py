@@ -1,0 +1,85 @@
+"""The routing table: what the gateway must know of an endpoint to send one request.
+ The table is a snapshot. A change makes a new snapshot and puts it in place in one assignment, so a request sees the
+endpoint before the change or after it, never a mixture, and no request waits for the database.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tunesmith.errors import NotFound
+from tunesmith.records.endpoints import RequestSettings
+
+DEPLOYMENT_HEADER = "azureml-model-deployment"
+"""Picks a deployment past the traffic split; comes back with every answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRoute:
+    """One deployment as a request sees it."""
+
+    endpoint: str
+    name: str
+    model: str
+    """Reference of the model version, as answers name it."""
+    model_name: str
+    instance_count: int
+    settings: RequestSettings
+    state: str = "Creating"
+    cause: str | None = None
+    """Why it failed, in a line."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(endpoint, deployment)."""
+        return (self.endpoint, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint as a request sees it."""
+
+    name: str
+    auth_mode: str
+    key_digests: tuple[bytes, ...] = field(repr=False)
+    signing_secret: str = field(repr=False)
+    traffic: Mapping[str, int]
+    mirror: tuple[str, int] | None
+    """(deployment, percent)."""
+    deployments: Mapping[str, DeploymentRoute]
+
+    def choose(self, draw: float, deployment: str | None = None) -> DeploymentRoute:
+        """The deployment for one request.
+
+        ``deployment`` is the header's choice, or None; ``draw`` is a number in [0, 1) that falls into one share of the
+        traffic. Raises ``NotFound`` when the named deployment does not exist or no deployment has traffic.
+        """
+        if deployment is not None:
+            chosen = self.deployments.get(deployment)
+            if chosen is None:
+                close = difflib.get_close_matches(deployment, self.deployments, n=1)
+                known = ", ".join(sorted(self.deployments)) or "none"
+                raise NotFound(
+                    f"endpoint {self.name!r} has no deployment {deployment[:64]!r} (it has: {known})",
+                    target=DEPLOYMENT_HEADER,
+                    way_out=f"did you mean {close[0]!r}?" if close else None,
+                )
+            return chosen
+        mark = draw * 100
+        for name, percent in self.traffic.items():
+            mark -= percent
+            if mark < 0:
+                return self.deployments[name]
+        raise NotFound(
+            f"no deployment of endpoint {self.name!r} has traffic",
+            target="traffic",
+            way_out=f"give one traffic, or name one with the header {DEPLOYMENT_HEADER}",
+        )
+
+    def mirrored(self, draw: float, chosen: str) -> DeploymentRoute | None:
+        """The deployment that gets a copy of this request, if ``draw`` in [0, 1) says so."""
+        if self.mirror is None or self.mirror[0] == chosen or draw * 100 >= self.mirror[1]:
+            return None
+        return self.deployments.get(self.mirror[0])
