@@ -1,0 +1,263 @@
+"""Models: the registry's, whose weights come when first needed, and those registered in this workspace."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from tunesmith.assets.lineage import lineage_of
+from tunesmith.assets.references import AssetReference
+from tunesmith.assets.registry import SystemRegistry
+from tunesmith.assets.service import AssetService
+from tunesmith.assets.sources import Source, Sources
+from tunesmith.errors import InvalidModel
+from tunesmith.records.assets import ModelVersion, RegisterModel
+from tunesmith.records.jobs import JobStatus
+from tunesmith.storage import atomic
+from tunesmith.storage.artifacts import ArtifactStore
+from tunesmith.storage.database import Database
+from tunesmith.storage.hashing import Hasher, tree_size
+from tunesmith.storage.paths import WorkspacePaths
+from tunesmith.storage.tables import AssetRow, JobRow
+
+IMPORT_PROPERTY = "tunesmith.import"
+"""The property of a job that imports a model; its value is the model's id."""
+
+EVALUATION_OUTPUT = "evaluation_result"
+"""The output of a job that its evaluation is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an evaluation says of a model."""
+
+    metrics: dict[str, float]
+    """Flat names to numbers, such as ``perplexity`` and ``base_perplexity``."""
+
+
+Judge = Callable[[Path, str | None], Verdict]
+"""Reads an evaluation folder and applies a gate's rule, if one is given.
+
+Raises ``Conflict`` with the numbers when the rule does not hold, ``ValidationFailed`` when it is no rule."""
+
+
+class ModelService(AssetService[ModelVersion]):
+    """Models.
+
+    Args:
+        database, store, system: see ``AssetService``.
+        paths: the workspace's folder.
+        sources: finds what is to be registered.
+        judge: reads evaluations and applies gates.
+        hasher: hashes what is no package.
+    """
+
+    kind = "models"
+    word = "model"
+
+    def __init__(
+        self,
+        database: Database,
+        store: ArtifactStore,
+        system: SystemRegistry,
+        *,
+        paths: WorkspacePaths,
+        sources: Sources,
+        judge: Judge,
+        hasher: Hasher,
+    ) -> None:
+        super().__init__(database, store, system)
+        self._paths = paths
+        self._sources = sources
+        self._judge = judge
+        self._hasher = hasher
+        self._packages: dict[Path, tuple[int, dict[str, Any]]] = {}
+        self._packages_lock = threading.Lock()
+
+    def register(self, request: RegisterModel) -> ModelVersion:
+        """Register a model package, an MLflow model folder that holds one, or (``custom_model``) any files.
+
+        The files are linked (a job's output) or copied into the artifact store; a version appears whole or not at all.
+
+        Raises:
+            ValidationFailed: the name, the version, the path or the gate is faulty.
+            AlreadyExists: the version is taken.
+            NotFound: the job, its output or the files are not there.
+            InvalidModel: the folder is no model that can be served.
+            Conflict: the job has not ended well, or the gate does not hold; the message has the numbers.
+            DiskFull: no room.
+        """
+        with self._registering(request.name, request.version) as version:
+            source = self._sources.find(request.path)
+            facts = self._facts(source, request)
+            verdict = self._verdict(source, request.gate)
+            uri = self._uri(request.name, version)
+            size = self._store.publish(source.path, uri, link=source.settled)
+            body: dict[str, Any] = {
+                "type": request.type,
+                "source": source.reference,
+                "metrics": verdict.metrics,
+                "lineage": lineage_of(
+                    source, self._paths, sha256=facts["sha256"], template=facts.get("chat_contract")
+                ).model_dump(mode="json"),
+                **{key: value for key, value in facts.items() if key != "sha256"},
+            }
+            return self._keep(
+                request.name,
+                version,
+                description=request.description,
+                tags=dict(request.tags),
+                properties=dict(request.properties),
+                uri=uri,
+                sha256=facts["sha256"],
+                size_bytes=size,
+                body=body,
+            )
+
+    def fetch(self, reference: str | AssetReference, *, target: str | None = None) -> ModelVersion:
+        """The model behind ``reference``, with its files on this machine: ``path`` is set.
+
+        A registered model in a remote artifact store is downloaded. A registry's model that was never imported is an
+        error that says how to import it.
+
+        Raises:
+            NotFound: there is no such model.
+            InvalidModel: its weights are not on this machine.
+        """
+        model = self.resolve(reference, target=target)
+        if model.path is not None:
+            return model
+        if model.state == "imported":
+            return model.model_copy(update={"path": str(self._store.local_path(self._uri(model.name, model.version)))})
+        doing = "are being imported" if model.state == "importing" else "are not on this machine"
+        raise InvalidModel(
+            f"the weights of {model.name} {model.version} {doing}",
+            target=target or model.id,
+            way_out=f"import them first: tunesmith models import {model.name}",
+        )
+
+    def package_folder(self, model: ModelVersion) -> Path:
+        """Where the package of a registry's model lies, or will lie once imported."""
+        return self._paths.package(model.registry, model.name, model.version)
+
+    def delete(self, name: str, version: str, *, registry: str | None = None) -> int:
+        """Delete a registered model; of a registry's model, remove the imported weights. The bytes freed.
+
+        Raises:
+            NotFound: there is no such version.
+            Conflict: a deployment serves it, or a job that has not ended uses it.
+        """
+        if registry is None or registry != self._system.name:
+            return super().delete(name, version, registry=registry)
+        with self._lock:
+            model = self.get(name, version, registry=registry)
+            self.check_unused(model)
+            return atomic.remove(self.package_folder(model))
+
+    # Records
+
+    def _record(self, row: AssetRow, labels: builtins.list[str]) -> ModelVersion:
+        place = self._store.path_for(row.uri) if row.uri else None
+        return ModelVersion(
+            **self._common(row, labels),
+            **row.body,
+            state="imported",
+            path=str(place) if place is not None and place.exists() else None,
+            size_bytes=row.size_bytes,
+            sha256=row.sha256,
+        )
+
+    def _system_record(self, record: ModelVersion) -> ModelVersion:
+        folder = self.package_folder(record)
+        manifest = self._manifest(folder)
+        if manifest is None:
+            busy = self._import_going_on(record)
+            return record.model_copy(update={"state": "importing"}) if busy else record
+        sizes = [entry["bytes"] for entry in manifest["files"].values()]
+        return record.model_copy(
+            update={
+                "state": "imported",
+                "path": str(folder),
+                "source": manifest["origin"]["source"],
+                "architecture": manifest["architecture"],
+                "parameter_count": manifest["parameter_count"],
+                "context_length": manifest["context_length"],
+                "chat_contract": manifest["chat_contract"],
+                "sha256": manifest["sha256"],
+                "size_bytes": sum(sizes),
+            }
+        )
+
+    def _manifest(self, folder: Path) -> dict[str, Any] | None:
+        """The package's manifest, read once for each time it changes; ``None`` when there is no package."""
+        path = folder / "package.json"
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError:
+            return None
+        with self._packages_lock:
+            known = self._packages.get(path)
+            if known is None or known[0] != changed:
+                try:
+                    body = json.loads(path.read_text("utf-8"))
+                except (OSError, ValueError):
+                    return None
+                known = self._packages[path] = (changed, body)
+            return known[1]
+
+    def _import_going_on(self, record: ModelVersion) -> bool:
+        ended = [status.value for status in JobStatus if status.terminal]
+        with self._database.reading() as session:
+            rows: Sequence[Any] = session.scalars(select(JobRow.properties).where(JobRow.status.not_in(ended))).all()
+        return any(properties.get(IMPORT_PROPERTY) == record.id for properties in rows)
+
+    # What is registered
+
+    def _facts(self, source: Source, request: RegisterModel) -> dict[str, Any]:
+        from tunesmith.models.package import ModelPackage
+
+        try:
+            package = ModelPackage.open(source.path, full=True)
+        except InvalidModel as error:
+            if request.type == "custom_model" and not _claims_package(source.path):
+                return {"sha256": self._hasher.tree(source.path)}
+            error.target = error.target or "path"
+            raise
+        manifest = package.manifest
+        return {
+            "sha256": manifest.sha256,
+            "license": manifest.license,
+            "architecture": manifest.architecture,
+            "parameter_count": manifest.parameter_count,
+            "context_length": manifest.context_length,
+            "chat_contract": manifest.chat_contract,
+        }
+
+    def _verdict(self, source: Source, rule: str | None) -> Verdict:
+        folder: Path | None = None
+        if source.job is not None:
+            with self._database.reading() as session:
+                row = session.get(JobRow, source.job)
+            output = row.outputs.get(EVALUATION_OUTPUT) if row is not None else None
+            if output is not None and output.get("path") and tree_size(Path(output["path"])):
+                folder = Path(output["path"])
+        if folder is None:
+            if rule is None:
+                return Verdict({})
+            raise InvalidModel(
+                f"the gate {rule!r} needs an evaluation, and there is none of this model",
+                target="gate",
+                way_out="register the output of a job that evaluates (give it a test file), or leave the gate out",
+            )
+        return self._judge(folder, rule)
+
+
+def _claims_package(path: Path) -> bool:
+    return (path / "package.json").is_file() or (path / "MLmodel").is_file()
