@@ -1,0 +1,566 @@
+"""Messages to token ids and back: the only place in the project where that happens.
+
+A conversation is rendered by the model's chat template and encoded in one piece with ``add_special_tokens=False`` (the template has written
+every special token, so there is never a second BOS). The ids equal those of transformers' ``apply_chat_template``. Which tokens carry loss is
+decided by their place in the text (see ``spans.py``): that ``pad`` and ``eos`` are often one token does no harm.
+
+Needs ``tokenizers`` and ``jinja2`` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tokenizers import AddedToken, Encoding, Tokenizer, processors
+
+from tunesmith.chat.contract import (
+    CONTRACT_FILE,
+    PROBE_CONVERSATIONS,
+    PROBE_DAY,
+    TOKENIZER_FILE,
+    ChatContract,
+    Probe,
+)
+from tunesmith.chat.messages import Conversation, Message
+from tunesmith.chat.shape import learn_shape, token_pattern
+from tunesmith.chat.spans import Method, NotFoundInText, SpanFinder, TextSpan
+from tunesmith.chat.stream import StreamDecoder
+from tunesmith.chat.template import ChatTemplate, TemplateRefused
+from tunesmith.errors import InvalidData, InvalidModel, UserError
+
+LossOn = Literal["assistant", "last_assistant", "all"]
+"""Which turns carry loss; a message's own ``train`` wins over it."""
+
+SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+PROBES_AT_LEAST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """Tokens ``start`` to ``end`` (exclusive), written for message ``message``."""
+
+    message: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A conversation as ids."""
+
+    ids: list[int]
+    spans: tuple[TokenSpan, ...]
+    """The runs of tokens that carry loss, ascending and disjoint."""
+    method: Method = "prefix"
+    """How the answers were found: ``marked`` where the template is not prefix-stable; see ``spans.py``."""
+
+    @property
+    def trained(self) -> list[bool]:
+        """For each id whether it carries loss."""
+        flags = [False] * len(self.ids)
+        for span in self.spans:
+            flags[span.start : span.end] = [True] * (span.end - span.start)
+        return flags
+
+    @property
+    def trained_count(self) -> int:
+        """How many ids carry loss."""
+        return sum(span.end - span.start for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as text, with the spans of text that carry loss."""
+
+    text: str
+    spans: tuple[TextSpan, ...]
+
+    @property
+    def method(self) -> Method:
+        """``marked`` if any span was found so."""
+        return "marked" if any(span.method == "marked" for span in self.spans) else "prefix"
+
+
+class ChatTokenizer:
+    """A tokenizer with its chat contract.
+
+    >>> tokenizer = ChatTokenizer.load(package.path)                       # doctest: +SKIP
+    >>> tokenizer.encode_prompt([Message("user", "Hello!")])               # doctest: +SKIP
+    [1, 9690, 198, 2683, 359, ...]
+
+    ``today`` fixes the date that templates may print; ``None`` is the clock.
+    """
+
+    def __init__(self, tokenizer_json: bytes, contract: ChatContract, *, today: datetime | None = None) -> None:
+        self.contract = contract
+        self.tokenizer_json = tokenizer_json
+        self.today = today
+        self._tokenizer = _open_tokenizer(tokenizer_json, contract.added_tokens)
+        self._template = ChatTemplate(
+            contract.template, _variables(contract.special_tokens), tool_source=contract.tool_template
+        )
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._added_ids = frozenset(added)
+        ends = [self.token(id) for id in contract.eos_token_ids]
+        self._ends = token_pattern([contract.end_of_turn, *ends])
+        self._specials = token_pattern([token.content for token in added.values() if token.special])
+        self._finder = SpanFinder(
+            ends=self._ends,
+            tokens=token_pattern([token.content for token in added.values()]),
+            surplus_prompt=contract.surplus_prompt,
+            trailer=contract.trailer,
+        )
+
+    # ── opening and making
+
+    @classmethod
+    def load(cls, folder: Path) -> ChatTokenizer:
+        """Open a model package's tokenizer with its contract.
+
+        Raises ``InvalidModel`` when either file is missing, or when ``tokenizer.json`` is not the one the contract was made for.
+        """
+        contract = ChatContract.read(folder)
+        content = _read_tokenizer(folder)
+        found = hashlib.sha256(content).hexdigest()
+        if found != contract.tokenizer_sha256:
+            raise InvalidModel(
+                f"{TOKENIZER_FILE} is not the one the chat contract was made for "
+                f"(sha256 {found[:12]}…, the contract names {contract.tokenizer_sha256[:12]}…)",
+                target=str(folder / TOKENIZER_FILE),
+                way_out="import the model again; a tokenizer that changed after training gives the model other ids than it learnt",
+            )
+        return cls(content, contract)
+
+    @classmethod
+    def build(cls, folder: Path, *, template: str | None = None) -> ChatTokenizer:
+        """Make a tokenizer and its contract from a Hugging Face folder; ``save`` writes the contract.
+
+        ``template`` is Jinja source to use in place of the folder's own. Raises ``InvalidModel`` when the folder has no ``tokenizer.json``,
+        no chat template, or a template that cannot be learnt from (see ``shape.py``).
+        """
+        content = _read_tokenizer(folder)
+        config = _read_json(folder / "tokenizer_config.json")
+        special = _special_tokens(config, _read_json(folder / "special_tokens_map.json"))
+        bare = _open_tokenizer(content, ())
+        added_tokens = tuple(
+            dict.fromkeys(token for token in special.values() if token is not None and bare.token_to_id(token) is None)
+        )
+        tokenizer = _open_tokenizer(content, added_tokens)
+        source, tool_source = (template, None) if template is not None else _templates(folder, config)
+        chat_template = ChatTemplate(source, _variables(special), tool_source=tool_source)
+        shape = learn_shape(chat_template, [token.content for token in tokenizer.get_added_tokens_decoder().values()])
+        contract = ChatContract(
+            template=source,
+            tool_template=tool_source,
+            special_tokens=special,
+            added_tokens=added_tokens,
+            end_of_turn=shape.end_of_turn,
+            eos_token_ids=_eos_ids(folder, tokenizer, shape.end_of_turn, special.get("eos_token")),
+            surplus_prompt=shape.surplus_prompt,
+            trailer=shape.trailer,
+            accepts=shape.accepts,
+            tokenizer_sha256=hashlib.sha256(content).hexdigest(),
+        )
+        draft = cls(content, contract)
+        probes = tuple(draft._probe(conversation, prompt) for conversation, prompt in PROBE_CONVERSATIONS)
+        if sum(probe.ids is not None for probe in probes) < PROBES_AT_LEAST:
+            raise InvalidModel(
+                "the chat template refuses most plain conversations",
+                target=str(folder),
+                way_out="give the model a chat template that takes turns of user and assistant",
+            )
+        return cls(content, ChatContract(**{**contract.__dict__, "probes": probes}))
+
+    def save(self, folder: Path) -> Path:
+        """Write ``chat_contract.json`` into ``folder``, and ``tokenizer.json`` unless it is there. Returns the contract's path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / CONTRACT_FILE
+        aside = folder / f".{CONTRACT_FILE}.{os.getpid()}"
+        aside.write_text(self.contract.to_json(), encoding="utf-8")
+        aside.replace(target)
+        if not (folder / TOKENIZER_FILE).exists():
+            (folder / TOKENIZER_FILE).write_bytes(self.tokenizer_json)
+        return target
+
+    # ── facts
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many ids there are, added tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up batches; it is never a label, so any id will do where the model has none."""
+        for token in (self.contract.pad_token, self.contract.eos_token):
+            if token is not None and (id := self.token_id(token)) is not None:
+                return id
+        return self.contract.eos_token_ids[0]
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id of the beginning-of-sequence token, if the model has one."""
+        return None if self.contract.bos_token is None else self.token_id(self.contract.bos_token)
+
+    @property
+    def end_of_turn_id(self) -> int:
+        """The id that ends an assistant's turn."""
+        return self.contract.eos_token_ids[0]
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token's text."""
+        id: int | None = self._tokenizer.token_to_id(token)
+        return id
+
+    def token(self, id: int) -> str:
+        """The tokenizer's own text of an id; an empty string for an id it does not have."""
+        return self._tokenizer.id_to_token(id) or ""
+
+    def special_tokens_in(self, text: str) -> list[str]:
+        """Special tokens written out in a text: encoded, they would be the real ones."""
+        return [match.group() for match in self._specials.finditer(text)]
+
+    # ── messages to text and ids
+
+    def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
+        """The text of a conversation. Raises ``InvalidData`` where the template refuses it."""
+        return self._render(conversation, add_generation_prompt)
+
+    def render_marked(self, conversation: Conversation, *, loss_on: LossOn = "assistant") -> Rendered:
+        """The text of a conversation with the spans that carry loss.
+
+        Raises ``InvalidData`` where the template refuses the conversation, or writes it so that an answer cannot be located.
+        """
+        if loss_on not in get_args(LossOn):
+            raise UserError(
+                f"loss_on is {loss_on!r}", target="loss_on", way_out=f"one of {', '.join(get_args(LossOn))}"
+            )
+        text = self._render(conversation, False)
+        messages = conversation.messages
+
+        def render(some: tuple[Message, ...], prompt: bool) -> str:
+            return self._text(some, conversation.tools, prompt)
+
+        try:
+            if loss_on == "all":
+                return Rendered(text, self._all_but_untrained(messages, text, render))
+            return Rendered(
+                text, tuple(self._finder.answers(messages, text, render, _trained_answers(messages, loss_on)))
+            )
+        except NotFoundInText as lost:
+            raise InvalidData(
+                f"the chat template writes this conversation so that the {messages[lost.index].role}'s message cannot be located in it",
+                target=_place(conversation, lost.index),
+                way_out="leave the row out, or use a chat template that writes the messages as they are",
+            ) from None
+
+    def encode(self, conversation: Conversation, *, loss_on: LossOn = "assistant") -> Encoded:
+        """The ids of a conversation and the tokens that carry loss. Raises ``InvalidData`` as ``render_marked`` does."""
+        rendered = self.render_marked(conversation, loss_on=loss_on)
+        return self._locate(self._tokenizer.encode(rendered.text, add_special_tokens=False), rendered)
+
+    def encode_batch(self, rendered: Sequence[Rendered]) -> list[Encoded]:
+        """Many at once, on as many cores as ``tokenizers`` takes (``TOKENIZERS_PARALLELISM``)."""
+        encodings = self._tokenizer.encode_batch([item.text for item in rendered], add_special_tokens=False)
+        return [self._locate(encoding, item) for encoding, item in zip(encodings, rendered, strict=True)]
+
+    def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """The ids of messages with the generation prompt: what a model is given to answer."""
+        text = self._render(Conversation(tuple(messages), tuple(tools)), True)
+        return self.encode_text(text)
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a text that is already rendered; nothing is added to it."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """For each id of a rendered text the characters it stands for."""
+        offsets: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return offsets
+
+    # ── ids to text
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ids."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def stream_decoder(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
+        """A decoder that takes ids one by one and gives text as soon as it is whole characters."""
+        return StreamDecoder(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    # ── the promise
+
+    def check_probes(self) -> None:
+        """Encode the contract's probes again. Raises ``InvalidModel`` if any id differs from those recorded."""
+        for number, probe in enumerate(self.contract.probes):
+            again = self._probe(probe.conversation, probe.add_generation_prompt)
+            if again.ids != probe.ids:
+                raise InvalidModel(
+                    f"probe conversation {number} gives other ids than recorded when the contract was made "
+                    f"({_differ(again.ids, probe.ids)})",
+                    target=f"{CONTRACT_FILE}#probes[{number}]",
+                    way_out="import the model again with the installed tokenizers and jinja2, or install the versions it was made with",
+                )
+
+    def _probe(self, conversation: Conversation, add_generation_prompt: bool) -> Probe:
+        body = [message.for_template() for message in conversation.messages]
+        try:
+            text = self._template.render(
+                body, conversation.tools, add_generation_prompt=add_generation_prompt, today=PROBE_DAY
+            )
+        except TemplateRefused:
+            return Probe(conversation, add_generation_prompt, None)
+        return Probe(conversation, add_generation_prompt, tuple(self.encode_text(text)))
+
+    # ── inside
+
+    def _text(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: bool) -> str:
+        return self._template.render(
+            [message.for_template() for message in messages], tools, add_generation_prompt=prompt, today=self.today
+        )
+
+    def _render(self, conversation: Conversation, prompt: bool) -> str:
+        if not conversation.messages:
+            raise InvalidData("a conversation without messages", target=conversation.source or None)
+        try:
+            return self._text(conversation.messages, conversation.tools, prompt)
+        except TemplateRefused as refused:
+            raise self._refusal(conversation, refused) from refused
+
+    def _refusal(self, conversation: Conversation, refused: TemplateRefused) -> InvalidData:
+        """Name the first message that the template does not take, and what to do about it."""
+        messages = conversation.messages
+        index = len(messages) - 1
+        for last in range(len(messages)):
+            try:
+                self._text(messages[: last + 1], conversation.tools, False)
+            except TemplateRefused as inner:
+                if str(inner) == str(refused):
+                    index = last
+                    break
+        message = messages[index]
+        accepts = self.contract.accepts
+        if message.role == "system" and "system" not in accepts:
+            way_out = (
+                "this model has no system role: put the text into the first user message (convert with fold_system)"
+            )
+        elif (message.tool_calls and "tool_calls" not in accepts) or (message.role == "tool" and "tool" not in accepts):
+            way_out = (
+                "this model's template has no tool turns: leave the row out, or choose a model that was made for tools"
+            )
+        elif index and messages[index - 1].role == message.role:
+            way_out = f"join the two {message.role} messages into one: this template wants the roles to take turns"
+        else:
+            way_out = "this template wants user and assistant to take turns, beginning with the user"
+        return InvalidData(
+            f"the chat template refuses the role {message.role!r} here: {refused}",
+            target=_place(conversation, index, "role"),
+            way_out=way_out,
+        )
+
+    def _all_but_untrained(self, messages: tuple[Message, ...], text: str, render: Any) -> tuple[TextSpan, ...]:
+        """Everything, less the messages that say ``train: false``."""
+        kept: list[TextSpan] = []
+        position = 0
+        for index, message in enumerate(messages):
+            if message.train is not False:
+                continue
+            if message.role == "assistant":
+                hole = self._finder.answers(messages, text, render, [index])[0]
+            else:
+                hole = self._finder.turn(messages, text, render, index)
+            if hole.start > position:
+                kept.append(TextSpan(index, position, hole.start, hole.method))
+            position = max(position, hole.end)
+        if position < len(text):
+            kept.append(TextSpan(len(messages) - 1, position, len(text), "prefix"))
+        return tuple(kept)
+
+    def _locate(self, encoding: Encoding, rendered: Rendered) -> Encoded:
+        """Spans of text to runs of tokens.
+
+        A token belongs to a span if it stands for a character of it. At its beginning there is one exception: an added token that began
+        before the span (``<|assistant|>`` of Phi-3 swallows the white space after it) was the template's.
+        """
+        ids: list[int] = encoding.ids
+        spans: list[TokenSpan] = []
+        size = len(rendered.text)
+        for span in rendered.spans:
+            first = self._token_at(encoding, span.start, size, len(ids))
+            if first < len(ids) and encoding.token_to_chars(first)[0] < span.start and ids[first] in self._added_ids:
+                first += 1
+            last = self._token_at(encoding, span.end, size, len(ids))
+            # A token that reaches over the end of the span belongs to it.
+            if last < len(ids) and encoding.token_to_chars(last)[0] < span.end:
+                last += 1
+            if spans and first < spans[-1].end:
+                first = spans[-1].end
+            if last > first:
+                spans.append(TokenSpan(span.index, first, last))
+        return Encoded(ids, tuple(spans), rendered.method)
+
+    @staticmethod
+    def _token_at(encoding: Encoding, position: int, size: int, count: int) -> int:
+        """The first token that stands for a character at or after ``position``."""
+        while position < size:
+            token: int | None = encoding.char_to_token(position)
+            if token is not None:
+                return token
+            position += 1  # a character that the tokenizer's normaliser left out
+        return count
+
+
+def _trained_answers(messages: Sequence[Message], loss_on: LossOn) -> list[int]:
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    by_default = set(answers if loss_on == "assistant" else answers[-1:])
+    return [
+        index
+        for index in answers
+        if (messages[index].train if messages[index].train is not None else index in by_default)
+    ]
+
+
+def _place(conversation: Conversation, index: int, field: str = "") -> str:
+    return f"{conversation.source}#messages[{index}]" + (f".{field}" if field else "")
+
+
+def _differ(now: tuple[int, ...] | None, then: tuple[int, ...] | None) -> str:
+    if now is None or then is None:
+        return "the template refuses it now" if now is None else "the template refused it then"
+    at = next((i for i, (a, b) in enumerate(zip(now, then, strict=False)) if a != b), min(len(now), len(then)))
+    return f"position {at}: {now[at : at + 3]} now, {then[at : at + 3]} recorded"
+
+
+def _read_tokenizer(folder: Path) -> bytes:
+    path = folder / TOKENIZER_FILE
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        slow = [name for name in ("tokenizer.model", "vocab.json", "spiece.model") if (folder / name).exists()]
+        if not folder.is_dir():
+            raise InvalidModel("no such model folder", target=str(folder)) from None
+        if slow:
+            raise InvalidModel(
+                f"no {TOKENIZER_FILE}, only {', '.join(slow)}",
+                target=str(folder),
+                way_out="import the folder with `tunesmith models import`, which converts it, or save it once with transformers' "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
+            ) from None
+        raise InvalidModel(
+            f"no {TOKENIZER_FILE} in the model folder",
+            target=str(folder),
+            way_out="copy the tokenizer's files of the base model into the folder",
+        ) from None
+    except OSError as error:
+        raise InvalidModel(f"cannot read: {error.strerror}", target=str(path)) from error
+
+
+def _open_tokenizer(content: bytes, added_tokens: Sequence[str]) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises plain Exception
+        raise InvalidModel(
+            f"{TOKENIZER_FILE} cannot be read: {error}",
+            target=TOKENIZER_FILE,
+            way_out="copy the file again from the base model",
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # A post-processor only adds special tokens (never wanted here) and trims offsets, which would lose white space from its tokens' places.
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    missing = [token for token in added_tokens if tokenizer.token_to_id(token) is None]
+    if missing:
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+    return tokenizer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InvalidModel(
+            f"not valid JSON: {error}", target=str(path), way_out="copy the file again from the base model"
+        ) from error
+    return body if isinstance(body, dict) else {}
+
+
+def _token_text(value: Any) -> str | None:
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _special_tokens(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str | None]:
+    """Named special tokens: those every model may have, and a model's own (``image_token`` and the like)."""
+    merged = {
+        **(legacy if "added_tokens_decoder" not in config else {}),
+        **{k: v for k, v in config.items() if v is not None},
+    }
+    extra = merged.get("extra_special_tokens")
+    own = {name: value for name, value in merged.items() if name.endswith("_token") and name not in SPECIAL_NAMES}
+    if isinstance(extra, Mapping):
+        own.update(extra)
+    found: dict[str, str | None] = {}
+    for name, value in [*((name, merged.get(name)) for name in SPECIAL_NAMES), *sorted(own.items())]:
+        if (text := _token_text(value)) is not None:
+            found[name] = text
+    return found
+
+
+def _templates(folder: Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The template and, where the model has one, that for conversations with tools."""
+    named: dict[str, str] = {}
+    listed = config.get("chat_template")
+    if isinstance(listed, str):
+        named["default"] = listed
+    elif isinstance(listed, list):
+        named.update({item["name"]: item["template"] for item in listed if isinstance(item, Mapping)})
+    elif isinstance(listed, Mapping):
+        named.update({str(name): str(text) for name, text in listed.items()})
+    own = folder / "chat_template.jinja"
+    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    if own.is_file() or others:  # files win over the configuration
+        named = {path.stem: path.read_text(encoding="utf-8") for path in others}
+        if own.is_file():
+            named["default"] = own.read_text(encoding="utf-8")
+    if not named and (folder / "chat_template.json").is_file():
+        text = _read_json(folder / "chat_template.json").get("chat_template")
+        if isinstance(text, str):
+            named["default"] = text
+    if "default" not in named:
+        raise InvalidModel(
+            "the model has no chat template" + (f" named default, only {', '.join(sorted(named))}" if named else ""),
+            target=str(folder),
+            way_out="use the instruct variant of the model, or give a template in chat_template.jinja",
+        )
+    return named["default"], named.get("tool_use")
+
+
+def _eos_ids(folder: Path, tokenizer: Tokenizer, end_of_turn: str, eos: str | None) -> tuple[int, ...]:
+    """The id that ends a turn, then whatever else ends generation for this model."""
+    ids = [tokenizer.token_to_id(end_of_turn)]
+    if eos is not None:
+        ids.append(tokenizer.token_to_id(eos))
+    listed: Any = None
+    for name in ("generation_config.json", "config.json"):
+        listed = _read_json(folder / name).get("eos_token_id")
+        if listed is not None:
+            break
+    ids += listed if isinstance(listed, list) else [listed]
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    return tuple(dict.fromkeys(id for id in ids if isinstance(id, int) and 0 <= id < size))
+
+
+def _variables(special: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: token for name, token in special.items() if token is not None}
