@@ -87,8 +87,8 @@ class AssetService(Generic[R]):
 
     def list(
         self,
-        *,
         registry: str | None = None,
+        *,
         name: str | None = None,
         search: str | None = None,
         tag: str | None = None,

@@ -1,159 +1,178 @@
-"""Looks the machine and the installation over: what is there, what is absent, what will fail, and the way out.
+"""What this machine and this installation have, what is missing, and what brings it.
 
-It imports none of the heavy packages; their versions are read from their metadata.
+Asks the lists of installed distributions, not the packages themselves: nothing heavy is loaded.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
-import stat
 import sys
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from tunesmith.compute.machine import detect
 from tunesmith.records.compute import Machine
 from tunesmith.records.workspace import Doctor, DoctorItem
 
-REQUIRED = ("torch", "transformers", "peft", "safetensors", "tokenizers", "pyarrow", "mlflow", "sqlalchemy", "fastapi")
-OPTIONAL = {
-    "openvino-genai": "the quickest engine on CPUs",
-    "vllm": "the engine for GPUs",
-    "deepspeed": "apply_deepspeed on GPUs",
-    "bitsandbytes": "4-bit and 8-bit quantization on GPUs",
-    "liger-kernel": "fused kernels on GPUs",
-    "s3fs": "an artifact store on s3://",
-    "adlfs": "an artifact store on abfs://",
-    "gcsfs": "an artifact store on gs://",
-    "psycopg": "a PostgreSQL database",
-}
-LOW_DISK_BYTES = 5_000_000_000
-LOW_MEMORY_BYTES = 4_000_000_000
+LEAST_PYTHON = (3, 11)
+LOW_DISK_BYTES = 5 * 10**9
+LOW_MEMORY_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A distribution, and what it is good for."""
+
+    distribution: str
+    purpose: str
+    needs_gpu: bool = False
+
+
+REQUIRED = (
+    Part("torch", "training and generation"),
+    Part("transformers", "models"),
+    Part("peft", "LoRA"),
+    Part("safetensors", "weights"),
+    Part("tokenizers", "tokens"),
+    Part("pyarrow", "data files"),
+    Part("mlflow", "tracking and the model format"),
+    Part("sqlalchemy", "the database"),
+    Part("fastapi", "the server"),
+)
+OPTIONAL = (
+    Part("openvino-genai", "the fastest serving on CPUs"),
+    Part("vllm", "the fastest serving on GPUs", needs_gpu=True),
+    Part("liger-kernel", "faster training kernels on GPUs", needs_gpu=True),
+    Part("bitsandbytes", "4-bit and 8-bit training on GPUs", needs_gpu=True),
+    Part("deepspeed", "apply_deepspeed on GPUs", needs_gpu=True),
+    Part("psycopg", "a PostgreSQL database"),
+    Part("s3fs", "an artifact store at s3://"),
+    Part("adlfs", "an artifact store at abfs://"),
+    Part("gcsfs", "an artifact store at gs://"),
+)
 
 
 def examine(home: Path) -> Doctor:
-    """Look at this machine, this Python and the workspace folder ``home``."""
+    """Look at everything. ``home`` is the workspace's folder, which need not exist."""
     machine = detect(home)
-    items = [_python(), _memory(machine), _disk(machine, home), *_gpus(machine), *map(_required, REQUIRED)]
-    items += _torchvision()
-    items += [_optional(name, use) for name, use in OPTIONAL.items()]
-    items += _workspace(home)
+    items = [_python(), _processor(machine), _memory(machine), _gpu(machine), _disk(machine, home), _home(home)]
+    items += [_required(part) for part in REQUIRED]
+    items += [_optional(part, machine) for part in OPTIONAL]
     return Doctor(machine=machine, items=items)
 
 
-def _python() -> DoctorItem:
-    version = ".".join(map(str, sys.version_info[:3]))
-    return DoctorItem(name="Python", state="ok", detail=f"{version} at {sys.executable}")
-
-
-def _memory(machine: Machine) -> DoctorItem:
-    detail = f"{machine.memory_bytes / 1e9:.1f} GB, {machine.cores} cores"
-    if machine.memory_bytes >= LOW_MEMORY_BYTES:
-        return DoctorItem(name="memory", state="ok", detail=detail)
-    return DoctorItem(
-        name="memory",
-        state="problem",
-        detail=f"{detail}: too little to train even a small model",
-        way_out="use a machine with at least 4 GB",
-    )
-
-
-def _disk(machine: Machine, home: Path) -> DoctorItem:
-    free = machine.disk_free_bytes
-    if free >= LOW_DISK_BYTES:
-        return DoctorItem(name="disk", state="ok", detail=f"{free / 1e9:.1f} GB free for {home}")
-    return DoctorItem(
-        name="disk",
-        state="problem",
-        detail=f"only {free / 1e9:.1f} GB free for {home}",
-        way_out="free some, or put the workspace elsewhere with --workspace or TUNESMITH_HOME",
-    )
-
-
-def _gpus(machine: Machine) -> list[DoctorItem]:
-    if not machine.gpus:
-        return [DoctorItem(name="GPU", state="absent", detail="none found; training and serving use the CPU")]
-    found = ", ".join(f"{gpu.name} ({gpu.memory_bytes / 1e9:.0f} GB)" for gpu in machine.gpus)
-    torch = _version("torch") or ""
-    if "+cpu" in torch:
-        return [
-            DoctorItem(
-                name="GPU",
-                state="problem",
-                detail=f"{found}, but torch {torch} is a CPU build and cannot use it",
-                way_out="pip install --force-reinstall 'torch>=2.9,<2.14' from the index with CUDA builds",
-            )
-        ]
-    return [DoctorItem(name="GPU", state="ok", detail=found)]
-
-
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """The installed version, or ``None``."""
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return None
 
 
-def _required(name: str) -> DoctorItem:
-    version = _version(name)
-    if version:
-        return DoctorItem(name=name, state="ok", detail=version)
-    return DoctorItem(name=name, state="problem", detail="not installed", way_out=f"pip install {name}")
+def _python() -> DoctorItem:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info < LEAST_PYTHON:
+        return DoctorItem(
+            name="Python", state="problem", detail=f"{found}; 3.11 or newer is needed", way_out="install Python 3.11"
+        )
+    return DoctorItem(name="Python", state="ok", detail=f"{found} at {sys.executable}")
 
 
-def _optional(name: str, use: str) -> DoctorItem:
-    version = _version(name)
-    if version:
-        return DoctorItem(name=name, state="ok", detail=f"{version}: {use}")
-    return DoctorItem(name=name, state="absent", detail=f"for {use}", way_out=f"pip install {name}")
+def _processor(machine: Machine) -> DoctorItem:
+    matrix = [name for name in machine.instructions if "bf16" in name]
+    how = f"bf16 by {', '.join(matrix)}" if matrix else "no bf16 instructions: training and serving are slower"
+    cores = f"{machine.cores} core{'s' if machine.cores != 1 else ''}"
+    return DoctorItem(name="Processor", state="ok", detail=f"{machine.processor}, {cores}, {how}")
 
 
-def _torchvision() -> list[DoctorItem]:
-    """A torchvision built for another torch breaks the import of transformers' models."""
-    vision, torch = _version("torchvision"), _version("torch")
-    if not vision or not torch or ("+cpu" in torch) == ("+cpu" in vision):
-        return []
-    return [
-        DoctorItem(
-            name="torchvision",
+def _memory(machine: Machine) -> DoctorItem:
+    detail = f"{machine.memory_bytes / 2**30:.1f} GiB"
+    if machine.memory_bytes < LOW_MEMORY_BYTES:
+        return DoctorItem(
+            name="Memory",
             state="problem",
-            detail=f"torchvision {vision} was built for another torch than {torch}, and breaks its import",
-            way_out="pip uninstall torchvision",
+            detail=f"{detail}: too little for most models",
+            way_out="use a machine, or a container limit, of 8 GiB or more",
         )
-    ]
+    return DoctorItem(name="Memory", state="ok", detail=detail)
 
 
-def _workspace(home: Path) -> list[DoctorItem]:
-    parent = next((path for path in (home, *home.parents) if path.exists()), Path("/"))
-    if not os.access(parent, os.W_OK):
-        return [
-            DoctorItem(
-                name="workspace",
+def _gpu(machine: Machine) -> DoctorItem:
+    if not machine.gpus:
+        if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") is None:
+            return DoctorItem(
+                name="GPU",
                 state="problem",
-                detail=f"{parent} cannot be written by this user",
-                way_out="choose another folder with --workspace or TUNESMITH_HOME",
+                detail="nvidia-smi is there and finds no GPU",
+                way_out="run nvidia-smi to see why; the driver may not be loaded",
             )
-        ]
-    items = [DoctorItem(name="workspace", state="ok", detail=str(home) + ("" if home.exists() else " (not made yet)"))]
-    for name in ("token", "secret.key"):
-        path = home / name
-        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            items.append(
-                DoctorItem(
-                    name=name,
-                    state="problem",
-                    detail=f"{path} can be read by other users",
-                    way_out=f"chmod 600 {path}",
-                )
-            )
-    if shutil.which("git") is None:
-        items.append(
-            DoctorItem(
-                name="git",
-                state="absent",
-                detail="jobs cannot record the commit of a code folder",
-                way_out="install git",
-            )
+        return DoctorItem(name="GPU", state="absent", detail="none; everything runs on the processor")
+    detail = ", ".join(f"{gpu.name} ({gpu.memory_bytes / 2**30:.0f} GiB)" for gpu in machine.gpus)
+    if (version_of("torch") or "").endswith("+cpu"):
+        return DoctorItem(
+            name="GPU",
+            state="problem",
+            detail=f"{detail}; the installed torch is built without CUDA and will not use it",
+            way_out="pip install --force-reinstall torch (see pytorch.org for the index of your CUDA version)",
         )
-    return items
+    return DoctorItem(name="GPU", state="ok", detail=detail)
+
+
+def _disk(machine: Machine, home: Path) -> DoctorItem:
+    detail = f"{machine.disk_free_bytes / 1e9:.1f} GB free for {home}"
+    if machine.disk_free_bytes < LOW_DISK_BYTES:
+        return DoctorItem(
+            name="Disk",
+            state="problem",
+            detail=f"{detail}: too little for a training run",
+            way_out="free some space, or put the workspace on another disk: --workspace",
+        )
+    return DoctorItem(name="Disk", state="ok", detail=detail)
+
+
+def _home(home: Path) -> DoctorItem:
+    place = home
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return DoctorItem(
+            name="Workspace",
+            state="problem",
+            detail=f"{home} cannot be written",
+            way_out="choose another folder with --workspace or TUNESMITH_HOME",
+        )
+    if home.exists() and home.stat().st_mode & 0o077:
+        return DoctorItem(
+            name="Workspace",
+            state="problem",
+            detail=f"{home} can be read by other users of this machine",
+            way_out=f"chmod 700 {home}",
+        )
+    return DoctorItem(name="Workspace", state="ok", detail=str(home))
+
+
+def _required(part: Part) -> DoctorItem:
+    version = version_of(part.distribution)
+    if version is None:
+        return DoctorItem(
+            name=part.distribution,
+            state="problem",
+            detail=f"not installed; it is needed for {part.purpose}",
+            way_out="pip install --force-reinstall tunesmith",
+        )
+    return DoctorItem(name=part.distribution, state="ok", detail=f"{version}, for {part.purpose}")
+
+
+def _optional(part: Part, machine: Machine) -> DoctorItem:
+    version = version_of(part.distribution)
+    if version is not None:
+        return DoctorItem(name=part.distribution, state="ok", detail=f"{version}, for {part.purpose}")
+    useless = part.needs_gpu and not machine.gpus
+    return DoctorItem(
+        name=part.distribution,
+        state="absent",
+        detail=f"for {part.purpose}" + ("; of no use without a GPU" if useless else ""),
+        way_out=None if useless else f"pip install {part.distribution}",
+    )

@@ -202,11 +202,17 @@ class ComputeService:
         A model without a list admits every size. The list names Azure's sizes; ``local`` is none of them and is always
         admitted: whether a model fits into this machine is what the estimate before a job tells.
 
+        Args:
+            model: the model's name, for the message.
+            tags: the model's.
+            compute: a compute, or a size.
+            purpose: which of the two lists.
+
         Raises:
-            NotFound: there is no such compute.
+            NotFound: there is no such compute, and no such size.
             ValidationFailed: the tag is not a list.
         """
-        chosen = self.resolve(compute)
+        chosen = self._compute_or_size(compute)
         size = chosen.size.name
         allowed = parse_allow_list(tags.get(ALLOW_LIST_TAGS[purpose], ""), target=f"tags.{ALLOW_LIST_TAGS[purpose]}")
         admitted = size == LOCAL or not allowed or size.lower() in {name.lower() for name in allowed}
@@ -227,6 +233,18 @@ class ComputeService:
             allowed=admitted,
             message=message,
         )
+
+    def _compute_or_size(self, text: str) -> Target:
+        try:
+            return self.resolve(text)
+        except NotFound:
+            try:
+                size = self.size(text)
+            except ValidationFailed:
+                size = None
+            if size is None:
+                raise
+            return Target(size.name, size)
 
     def _local(self) -> Compute:
         size = local_size(self.machine())
