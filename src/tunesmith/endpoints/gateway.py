@@ -29,6 +29,7 @@ from tunesmith.errors import (
     TunesmithError,
     Unavailable,
     UserError,
+    ValidationFailed,
     error_from_dict,
 )
 from tunesmith.generate.types import GenerateEvent, GenerateRequest, GenerateResult
@@ -78,22 +79,35 @@ class Gateway:
             raise NotFound(f"there is no endpoint {endpoint[:64]!r}", target="endpoint")
         return route
 
-    async def generate(self, endpoint: str, request: GenerateRequest, *, deployment: str | None = None) -> Generation:
+    async def generate(
+        self,
+        endpoint: str,
+        request: GenerateRequest,
+        *,
+        deployment: str | None = None,
+        model: str | None = None,
+    ) -> Generation:
         """Start a generation and return once its first piece is there, or the whole answer when ``stream`` is false.
+
+        ``deployment`` is the header's choice, ``model`` the body's (see ``Route.choose``).
 
         Raises ``NotFound`` (404), ``TooManyRequests`` (429), ``RequestTimeout`` (408), ``Unavailable`` (503),
         ``ModelFailed`` (424), and what the model refuses (``InvalidData`` 400, ``UnsupportedField`` 422).
         """
         route = self.route(endpoint)
-        chosen = route.choose(self._draw(), deployment)
-        body = orjson.dumps(request.to_dict())
+        chosen = route.choose(self._draw(), deployment, model)
+        body = _dump(request)
         mirrored = route.mirrored(self._draw(), chosen.name) if route.mirror else None
         if mirrored is not None:
             task = asyncio.create_task(self._mirror(mirrored, body))
             self._mirrors.add(task)
             task.add_done_callback(self._mirrors.discard)
         generation = Generation(self, chosen, self.metrics.of(chosen.key), stream=request.stream)
-        await generation._begin(body)
+        try:
+            await generation._begin(body)
+        except TunesmithError as error:
+            error.extra.setdefault("deployment", chosen.name)
+            raise
         return generation
 
     async def tokenize(self, endpoint: str, request: GenerateRequest, *, deployment: str | None = None) -> list[int]:
@@ -101,7 +115,7 @@ class Gateway:
         chosen = self.route(endpoint).choose(self._draw(), deployment)
         target = await self._pool.acquire(chosen)
         try:
-            async with self._post(target, "/tokenize", orjson.dumps(request.to_dict())) as response:
+            async with self._post(target, "/tokenize", _dump(request)) as response:
                 body = orjson.loads(await response.read())
                 if response.status != 200:
                     raise _instance_error(body, response.status)
@@ -342,6 +356,13 @@ class Generation:
         if self._usage is not None:
             self._counters.prompt_tokens += self._usage.get("prompt_tokens", 0)
             self._counters.completion_tokens += self._usage.get("completion_tokens", 0)
+
+
+def _dump(request: GenerateRequest) -> bytes:
+    try:
+        return orjson.dumps(request.to_dict())
+    except TypeError as error:  # a lone surrogate, or a whole number beyond 64 bits, inside the messages or the tools
+        raise ValidationFailed(f"the request cannot be written as JSON: {error}", target="messages") from None
 
 
 def _instance_error(body: Any, status: int) -> TunesmithError:

@@ -49,12 +49,16 @@ class Route:
     mirror: tuple[str, int] | None
     """(deployment, percent)."""
     deployments: Mapping[str, DeploymentRoute]
+    created: int = 0
+    """Unix seconds."""
 
-    def choose(self, draw: float, deployment: str | None = None) -> DeploymentRoute:
+    def choose(self, draw: float, deployment: str | None = None, model: str | None = None) -> DeploymentRoute:
         """The deployment for one request.
 
-        ``deployment`` is the header's choice, or None; ``draw`` is a number in [0, 1) that falls into one share of the
-        traffic. Raises ``NotFound`` when the named deployment does not exist or no deployment has traffic.
+        ``deployment`` is the header's choice, or None. ``model`` is the body's: the endpoint's own name (or None) means
+        any, a deployment's name means that one, a model's name or reference means those that serve it. ``draw`` is a
+        number in [0, 1) that falls into one share of the traffic. Raises ``NotFound`` when what is named does not
+        exist or has no traffic.
         """
         if deployment is not None:
             chosen = self.deployments.get(deployment)
@@ -67,8 +71,21 @@ class Route:
                     way_out=f"did you mean {close[0]!r}?" if close else None,
                 )
             return chosen
-        mark = draw * 100
-        for name, percent in self.traffic.items():
+        traffic = self.traffic
+        if model is not None and model != self.name:
+            if model in self.deployments:
+                return self.deployments[model]
+            serving = {name for name, one in self.deployments.items() if model in (one.model_name, one.model)}
+            if not serving:
+                known = ", ".join(sorted({one.model_name for one in self.deployments.values()} | {*self.deployments}))
+                raise NotFound(
+                    f"endpoint {self.name!r} serves no model {model[:64]!r} (it serves: {known or 'none'})",
+                    target="model",
+                    way_out="GET …/v1/models lists the names",
+                )
+            traffic = {name: percent for name, percent in traffic.items() if name in serving}
+        mark = draw * sum(traffic.values())
+        for name, percent in traffic.items():
             mark -= percent
             if mark < 0:
                 return self.deployments[name]

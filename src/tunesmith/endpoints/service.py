@@ -516,6 +516,7 @@ class EndpointService:
                 signing_secret=secret,
                 traffic={target: share for target, share in document.traffic.items() if share},
                 mirror=mirror,
+                created=int(document.created_at.timestamp()),
                 deployments={
                     deployment.spec.name: DeploymentRoute(
                         endpoint=name,

@@ -1,0 +1,1 @@
+"""Azure ML's wire protocol over the workspace's services."""

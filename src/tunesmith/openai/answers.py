@@ -1,0 +1,126 @@
+"""Answers in OpenAI's shapes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith.generate.types import Choice, GenerateEvent, TokenLogprob, Usage
+
+Body = dict[str, Any]
+
+
+class ChatShape:
+    """Shapes the parts of one chat completion, whole or as chunks, under one id."""
+
+    def __init__(self, model: str) -> None:
+        self._base: Body = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._begun: set[int] = set()
+
+    def whole(self, choices: Sequence[Choice], usage: Usage) -> Body:
+        """The ``chat.completion`` object."""
+        return {
+            **self._base,
+            "object": "chat.completion",
+            "choices": [
+                {
+                    "index": choice.index,
+                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                    "logprobs": logprobs(choice.logprobs),
+                    "finish_reason": choice.finish_reason,
+                }
+                for choice in choices
+            ],
+            "usage": usage.to_dict(),
+        }
+
+    def chunk(self, event: GenerateEvent) -> Body:
+        """One ``chat.completion.chunk``; the first of a choice has the role."""
+        delta: Body = {}
+        if event.index not in self._begun:
+            self._begun.add(event.index)
+            delta = {"role": "assistant", "content": event.text}
+        elif event.text:
+            delta = {"content": event.text}
+        return {
+            **self._base,
+            "object": "chat.completion.chunk",
+            "choices": [
+                {
+                    "index": event.index,
+                    "delta": delta,
+                    "logprobs": logprobs(event.logprobs),
+                    "finish_reason": event.finish_reason,
+                }
+            ],
+        }
+
+    def usage_chunk(self, usage: Usage) -> Body:
+        """The last chunk of a stream that was asked for its usage."""
+        return {**self._base, "object": "chat.completion.chunk", "choices": [], "usage": usage.to_dict()}
+
+
+class CompletionShape:
+    """Shapes the parts of one text completion."""
+
+    def __init__(self, model: str) -> None:
+        self._base: Body = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, texts: Sequence[tuple[str, str]], usage: Usage) -> Body:
+        """The ``text_completion`` object; ``texts`` are (text, finish reason)."""
+        return {
+            **self._base,
+            "choices": [_text_choice(index, text, reason) for index, (text, reason) in enumerate(texts)],
+            "usage": usage.to_dict(),
+        }
+
+    def chunk(self, event: GenerateEvent) -> Body:
+        """One chunk of a stream."""
+        return {**self._base, "choices": [_text_choice(event.index, event.text, event.finish_reason)]}
+
+    def usage_chunk(self, usage: Usage) -> Body:
+        """The last chunk of a stream that was asked for its usage."""
+        return {**self._base, "choices": [], "usage": usage.to_dict()}
+
+
+def model_list(names: Sequence[str], created: int) -> Body:
+    """The answer of ``/v1/models``."""
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": created, "owned_by": "tunesmith"} for name in names],
+    }
+
+
+def logprobs(items: Sequence[TokenLogprob]) -> Body | None:
+    """OpenAI's ``logprobs`` of a choice, or None where there are none."""
+    if not items:
+        return None
+    return {
+        "content": [
+            {
+                "token": item.token,
+                "logprob": item.logprob,
+                "bytes": _bytes(item.token),
+                "top_logprobs": [
+                    {"token": top.token, "logprob": top.logprob, "bytes": _bytes(top.token)} for top in item.top
+                ],
+            }
+            for item in items
+        ],
+        "refusal": None,
+    }
+
+
+def _bytes(token: str) -> list[int]:
+    return list(token.encode("utf-8", "replace"))
+
+
+def _text_choice(index: int, text: str, reason: str | None) -> Body:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
