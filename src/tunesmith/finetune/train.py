@@ -1,0 +1,298 @@
+"""A whole fine-tuning run: from a model package and prepared rows to an adapter or a tuned package.
+
+Writes into ``output``: ``adapter/`` (PEFT's format) or ``package/`` (all weights), ``train_result.json`` and
+``run.lock``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+from tunesmith.errors import OutOfMemory
+from tunesmith.finetune.adapters import save_adapter
+from tunesmith.finetune.batches import Plan, Rows
+from tunesmith.finetune.checkpoints import Checkpoints, weights_sha256
+from tunesmith.finetune.distributed import Group
+from tunesmith.finetune.estimate import estimate, memory_remedies
+from tunesmith.finetune.forward import ChatForward
+from tunesmith.finetune.lora import add_adapters
+from tunesmith.finetune.memory import available_bytes, peak_bytes
+from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.precision import Precision, choose_precision
+from tunesmith.finetune.result import KeepingReporter, TrainResult, environment, write_lock
+from tunesmith.finetune.seeding import seed_everything
+from tunesmith.finetune.trainer import Trainer
+from tunesmith.finetune.waivers import say_waivers
+from tunesmith.reporting import Reporter
+
+if TYPE_CHECKING:
+    from tunesmith.models import ModelPackage
+
+CPU_PIECE_TOKENS = 2048
+"""Tokens computed at a time on a CPU: enough for the matrix products' full rate, little memory."""
+
+
+def train(
+    package: ModelPackage,
+    train: Rows,
+    validation: Rows | None,
+    parameters: FinetuneParameters,
+    output: Path,
+    *,
+    checkpoints: Path,
+    reporter: Reporter,
+    stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """Fine-tune ``package`` on ``train`` and write the result to ``output``.
+
+    ``checkpoints`` is a folder that survives a restart; with ``resume_from_checkpoint`` the run goes on from there.
+    ``stop`` is asked before every optimiser step: when true, a checkpoint is written and the result's ``outcome`` is
+    ``stopped``, with nothing but it in ``output``.
+
+    Raises:
+        ValidationFailed: a parameter does not fit the model.
+        InvalidData: a row without a trained token, or one that is too long.
+        OutOfMemory, NonFiniteLoss, DiskFull: the run cannot go on; the message has the cause and remedies, and a
+        checkpoint resumes.
+    """
+    from tunesmith.models import load_model
+
+    group = Group()
+    keeping = KeepingReporter(reporter)
+    try:
+        device = torch.device("cuda", group.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        config = package.config()
+        text = config.get("text_config", config)
+        say_waivers(parameters, device=device, world=group.world, reporter=keeping)
+        # Seeding comes before anything random, the adapter's start above all.
+        seed_everything(parameters.seed, deterministic=parameters.enable_full_determinism)
+        precision = choose_precision(
+            parameters.precision,
+            device=device,
+            width=int(text["hidden_size"]),
+            outputs=int(text.get("intermediate_size") or 4 * int(text["hidden_size"])),
+            reporter=keeping,
+        )
+        _forecast(config, package.manifest.parameter_count, parameters, train, precision, device, keeping)
+        model = load_model(package, dtype=precision.dtype, device=str(device))
+        trainer = prepare(
+            model,
+            train,
+            validation,
+            parameters,
+            context_length=package.manifest.context_length,
+            checkpoints=Checkpoints(checkpoints, keep=parameters.save_total_limit, reporter=keeping),
+            reporter=keeping,
+            stop=stop,
+            group=group,
+            identity={
+                "model": package.sha256,
+                "train": rows_sha256(train),
+                "validation": rows_sha256(validation) if validation is not None else None,
+                "parameters": _identity(parameters),
+                "precision": precision.used,
+            },
+        )
+        resumed = _start(trainer, parameters, keeping)
+        outcome = trainer.run()
+        best = None if outcome == "stopped" else trainer.take_best()
+        result = _result(trainer, outcome, best, resumed, precision, keeping)
+        if not group.main:
+            return result
+        output.mkdir(parents=True, exist_ok=True)
+        if outcome != "stopped":
+            _write_weights(trainer, package, parameters, output)
+        result.write(output)
+        write_lock(output, _lock(trainer, package, parameters, precision))
+        return result
+    finally:
+        group.close()
+
+
+def prepare(
+    model: Any,
+    train: Rows,
+    validation: Rows | None,
+    parameters: FinetuneParameters,
+    *,
+    context_length: int,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
+    stop: Callable[[], bool] = lambda: False,
+    group: Group | None = None,
+    identity: dict[str, Any] | None = None,
+) -> Trainer:
+    """A trainer for a loaded transformers ``model``: adapters put on it, or every weight set to be trained.
+
+    Seed before calling: the adapters' start is random.
+    """
+    group = group or Group()
+    if parameters.apply_lora:
+        add_adapters(model, parameters)
+    else:
+        for weight in model.parameters():
+            weight.requires_grad_(True)
+    if parameters.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    forward = ChatForward(
+        model, wanted=parameters.attention, neftune_noise_alpha=parameters.neftune_noise_alpha, reporter=reporter
+    )
+    on_cpu = forward.device.type == "cpu"
+    return Trainer(
+        forward,
+        Plan(train.lengths, parameters, context_length, world=group.world),
+        train,
+        validation,
+        parameters,
+        checkpoints=checkpoints,
+        reporter=reporter,
+        stop=stop,
+        group=group,
+        piece_tokens=CPU_PIECE_TOKENS if on_cpu else None,
+        identity=identity,
+    )
+
+
+def rows_sha256(rows: Rows) -> str:
+    """One hash over the ids and loss flags of all rows."""
+    digest = hashlib.sha256()
+    for index in range(len(rows.lengths)):
+        ids, trained = rows.row(index)
+        digest.update(numpy.asarray(ids, dtype=numpy.int32).tobytes())
+        digest.update(numpy.packbits(numpy.asarray(trained, dtype=bool)).tobytes())
+    return digest.hexdigest()
+
+
+_FREE = frozenset(
+    {
+        "resume_from_checkpoint",
+        "save_total_limit",
+        "logging_steps",
+        "logging_strategy",
+        "max_minutes",
+        "dataloader_num_workers",
+        "merge_lora_weights",
+        "gradient_checkpointing",
+    }
+)
+"""Parameters that may differ between a run and its resumption: they change no update."""
+
+
+def _identity(parameters: FinetuneParameters) -> dict[str, Any]:
+    return {name: value for name, value in parameters.to_dict().items() if name not in _FREE}
+
+
+def _start(trainer: Trainer, parameters: FinetuneParameters, reporter: Reporter) -> int | None:
+    if not parameters.resume_from_checkpoint:
+        trainer.checkpoints.clear()
+        return None
+    step = trainer.resume()
+    if step is None:
+        reporter.notice("NothingToResume", "there is no checkpoint to resume from; the run starts afresh", level="info")
+    else:
+        reporter.log(f"resumed from optimiser step {step} of {trainer.total_steps}")
+    return step
+
+
+def _forecast(
+    config: Mapping[str, Any],
+    parameter_count: int,
+    parameters: FinetuneParameters,
+    rows: Rows,
+    precision: Precision,
+    device: torch.device,
+    reporter: Reporter,
+) -> None:
+    """Say what the run will need; refuse it when its weights alone do not fit."""
+    expected = estimate(config, parameters, rows.lengths, parameter_count=parameter_count)
+    free = available_bytes(device)
+    reporter.log(
+        f"{expected.steps:,} optimiser steps, {expected.tokens:,} tokens, {expected.trainable_parameters:,} weights trained; about "
+        f"{expected.memory_bytes / 1e9:.1f} GB of memory ({free / 1e9:.1f} GB free) and {expected.disk_bytes / 1e6:,.0f} MB of disk"
+    )
+    if expected.memory_bytes <= free:
+        return
+    remedies = memory_remedies(config, parameters, rows.lengths)
+    words = f"the run needs about {expected.memory_bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
+    ways = "; ".join(str(remedy) for remedy in remedies)
+    if expected.parts["weights"] > free:
+        raise OutOfMemory(words + ": its weights alone do not fit", way_out=f"one of: {ways}")
+    reporter.notice("MemoryTight", f"{words}; if it does not do: {ways}")
+
+
+def _result(
+    trainer: Trainer,
+    outcome: Any,
+    best: int | None,
+    resumed: int | None,
+    precision: Precision,
+    reporter: KeepingReporter,
+) -> TrainResult:
+    progress, model = trainer.progress, trainer.forward.model
+    weights = dict(zip(trainer.optimiser.names, trainer.optimiser.masters, strict=True))
+    return TrainResult(
+        outcome=outcome,
+        steps=progress.step,
+        total_steps=trainer.total_steps,
+        steps_per_epoch=trainer.plan.steps_per_epoch,
+        train_loss=progress.last_loss,
+        best_step=best,
+        best_metric=progress.best_metric,
+        metric_for_best_model=trainer.parameters.metric_for_best_model,
+        tokens=progress.tokens,
+        trained_tokens=progress.trained_tokens,
+        seconds=progress.seconds,
+        evaluation_seconds=progress.evaluation_seconds,
+        tokens_per_second=progress.tokens / progress.seconds if progress.seconds else 0.0,
+        peak_memory_bytes=peak_bytes(trainer.forward.device),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        trainable_parameters=sum(weight.numel() for weight in weights.values()),
+        precision={"asked": precision.asked, "used": precision.used, "rates": precision.rates},
+        attention=trainer.forward.path,
+        resumed_from=resumed,
+        weights_sha256=weights_sha256(weights),
+        history=progress.history,
+        notices=reporter.notices,
+        output=None if outcome == "stopped" else ("adapter" if trainer.parameters.apply_lora else "package"),
+    )
+
+
+def _write_weights(trainer: Trainer, package: ModelPackage, parameters: FinetuneParameters, output: Path) -> None:
+    from tunesmith.finetune.files import new_folder
+    from tunesmith.models import save_package
+
+    if parameters.apply_lora:
+        with new_folder(output / "adapter") as aside:
+            save_adapter(trainer.forward.model, aside, parameters, package.manifest.name)
+        return
+    model = trainer.forward.model
+    model.set_attn_implementation("sdpa")
+    save_package(model, output / "package", like=package)
+
+
+def _lock(
+    trainer: Trainer, package: ModelPackage, parameters: FinetuneParameters, precision: Precision
+) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "parameters": parameters.to_dict(),
+        "model": {"name": package.manifest.name, "sha256": package.sha256},
+        "identity": trainer.identity,
+        "plan": {
+            "steps_per_epoch": trainer.plan.steps_per_epoch,
+            "total_steps": trainer.total_steps,
+            "packed_row_tokens": trainer.plan.capacity if parameters.packing else None,
+            "piece_tokens": trainer.progress.piece_tokens,
+            "processes": trainer.group.world,
+        },
+        "precision": {"asked": precision.asked, "used": precision.used, "rates": precision.rates},
+        "attention": trainer.forward.path,
+        "environment": {**environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
+    }
