@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.client.assets import segment
+from tunesmith.client.polling import POLL_SECONDS, until_gone
 from tunesmith.client.transport import Transport
 from tunesmith.client.views import Deployment, Listing
 from tunesmith.errors import DeploymentFailed, Fault, RequestTimeout
 from tunesmith.records.endpoints import CreateDeployment, ProbeSettings, RequestSettings, UpdateDeployment
 from tunesmith.records.validation import parse
-
-POLL_SECONDS = 0.2
 
 
 class Deployments:
@@ -159,9 +158,16 @@ class Deployments:
                 )
             time.sleep(POLL_SECONDS)
 
-    def delete(self, endpoint: str, name: str) -> None:
-        """Delete a deployment; its processes and ports are freed."""
+    def delete(self, endpoint: str, name: str, *, wait: bool = True, timeout: float = 300.0) -> None:
+        """Delete a deployment; with ``wait``, return once its processes and ports are free.
+
+        Raises:
+            Conflict: it has traffic still.
+            RequestTimeout: ``timeout`` seconds have passed; the deletion goes on.
+        """
         self._transport.request("DELETE", self._path(endpoint, name), slow=True)
+        if wait:
+            until_gone(lambda: self.get(endpoint, name), what=f"deployment {endpoint}/{name}", timeout=timeout)
 
     def logs(self, endpoint: str, name: str, *, lines: int = 100) -> str:
         """The last ``lines`` of the log of its instances."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from tunesmith.client.assets import segment
+from tunesmith.client.polling import until_gone
 from tunesmith.client.transport import Transport
 from tunesmith.client.views import ChatAnswer, ChatChunk, Endpoint, EndpointKeys, Listing
 from tunesmith.errors import Failure, NotAuthenticated, error_from_dict
 from tunesmith.records.endpoints import CreateEndpoint, UpdateEndpoint
 from tunesmith.records.validation import parse
-from tunesmith.records.workspace import Deleted
 
 PATH = "/api/v1/endpoints"
 DEPLOYMENT_HEADER = "azureml-model-deployment"
@@ -98,14 +98,17 @@ class Endpoints:
         body = parse(UpdateEndpoint, {key: value for key, value in given.items() if value is not None})
         return Endpoint.model_validate(self._transport.request("PATCH", self._path(name), body=body))
 
-    def delete(self, name: str) -> int | None:
-        """Delete an endpoint with its deployments; their processes and ports are freed.
+    def delete(self, name: str, *, wait: bool = True, timeout: float = 300.0) -> None:
+        """Delete an endpoint with its deployments; with ``wait``, return once their processes and ports are free.
 
-        Returns the bytes freed, where known.
+        Raises:
+            NotFound: there is no such endpoint.
+            RequestTimeout: ``timeout`` seconds have passed; the deletion goes on.
         """
-        body = self._transport.request("DELETE", self._path(name), slow=True)
+        self._transport.request("DELETE", self._path(name), slow=True)
         self._keys.pop(name, None)
-        return Deleted.model_validate(body or {}).freed_bytes
+        if wait:
+            until_gone(lambda: self.get(name), what=f"endpoint {name}", timeout=timeout)
 
     def keys(self, name: str) -> EndpointKeys:
         """The two keys of an endpoint."""

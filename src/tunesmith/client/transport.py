@@ -74,10 +74,24 @@ class Transport:
 
     Connecting is retried (nothing was sent yet); a request that was sent never is.
     A server on loopback is reached directly, whatever proxy the environment names.
+
+    Args:
+        url: Where the server is.
+        token: The workspace's.
+        verify: ``True`` for the system's authorities, or the path of a PEM file with certificates to trust.
+        pinned: The PEM file holds the very certificate of the server on this machine: it counts whatever name it is
+            for.
+        timeouts: In seconds.
     """
 
     def __init__(
-        self, url: str, token: str | None, *, verify: bool | str = True, timeouts: Timeouts | None = None
+        self,
+        url: str,
+        token: str | None,
+        *,
+        verify: bool | str = True,
+        pinned: bool = False,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.timeouts = timeouts or Timeouts()
@@ -90,8 +104,8 @@ class Transport:
             base_url=self.url,
             headers=headers,
             trust_env=not local,
-            transport=httpx.HTTPTransport(retries=2, verify=_verify(verify)) if local else None,
-            verify=_verify(verify),
+            transport=httpx.HTTPTransport(retries=2, verify=_verify(verify, pinned)) if local else None,
+            verify=_verify(verify, pinned),
             timeout=httpx.Timeout(self.timeouts.read, connect=self.timeouts.connect),
         )
 
@@ -211,12 +225,16 @@ class Transport:
             ) from error
 
 
-def _verify(verify: bool | str) -> Any:
+def _verify(verify: bool | str, pinned: bool) -> Any:
     if isinstance(verify, bool):
         return verify
     import ssl
 
-    return ssl.create_default_context(cafile=verify)
+    context = ssl.create_default_context(cafile=verify)
+    if pinned:
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.check_hostname = False
+    return context
 
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:

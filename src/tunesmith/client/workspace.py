@@ -82,8 +82,8 @@ class Workspace:
                 )
             server = server or start_server(self.home)
             url, token = server.url, read_token(self.home)
-            verify = str(self.home / "server.pem") if (self.home / "server.pem").exists() else verify
-        self._transport = Transport(url, token, verify=verify, timeouts=timeouts)
+            verify = server.certificate or verify
+        self._transport = Transport(url, token, verify=verify, pinned=self.home is not None, timeouts=timeouts)
         self._files = Files(self._transport)
         self.models = Models(self._transport, self._files)
         self.data = Data(self._transport, self._files)

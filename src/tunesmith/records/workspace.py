@@ -28,6 +28,8 @@ class ServerAddress(Record):
     """Start time of the process in Unix seconds: a pid alone may belong to another process by now."""
     workspace_id: str
     version: str
+    certificate: str | None = None
+    """Path of the server's certificate, where it speaks HTTPS: what a client on this machine trusts."""
 
 
 class WorkspaceInfo(Record):
@@ -74,6 +76,13 @@ class Doctor(Record):
     def healthy(self) -> bool:
         """Whether nothing is a problem; absent optional parts are none."""
         return all(item.state != "problem" for item in self.items)
+
+
+class LoginLink(Record):
+    """A link for a browser."""
+
+    url: str
+    """Opens a session once, within ten minutes."""
 
 
 class Deleted(Record):

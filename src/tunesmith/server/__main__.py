@@ -1,0 +1,7 @@
+"""``python -m tunesmith.server``."""
+
+import sys
+
+from tunesmith.server.process import main
+
+sys.exit(main())

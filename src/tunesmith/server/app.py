@@ -1,0 +1,92 @@
+"""Puts the server's parts together: one application over one workspace's services."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
+
+from tunesmith._version import __version__
+from tunesmith.azure.score import create_score_router
+from tunesmith.endpoints.controller import EndpointController
+from tunesmith.endpoints.gateway import Gateway
+from tunesmith.endpoints.pool import InstancePool
+from tunesmith.openai.router import create_openai_router
+from tunesmith.server import (
+    docs_page,
+    mlflow_proxy,
+    routes_assets,
+    routes_computes,
+    routes_endpoints,
+    routes_jobs,
+    routes_system,
+    uploads,
+)
+from tunesmith.server.auth import Guard, HostRule, Sessions
+from tunesmith.server.background import Background
+from tunesmith.server.context import RequestContext
+from tunesmith.server.errors import Unexpected, add_error_handlers, known_query
+from tunesmith.server.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from tunesmith.workspace import Services
+
+DESCRIPTION = "A self-hosted workspace for chat models: fine-tune, evaluate, register and serve with Azure ML's words."
+
+
+def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
+    """The application over ``services``. Its background work runs while its lifespan does."""
+    pool = InstancePool()
+    gateway = Gateway(services.endpoints, pool)
+    controller = EndpointController(services.endpoints, pool)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with mlflow_proxy.new_session() as session, Background(services, lifecycle, gateway, controller):
+            app.state.proxy_session = session
+            yield
+
+    app = FastAPI(
+        title="Tunesmith",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.services = services
+    app.state.lifecycle = lifecycle
+    app.state.sessions = Sessions(services.secrets.token, services.id)
+    for router in (
+        routes_system.router,
+        routes_assets.router,
+        routes_computes.router,
+        routes_jobs.router,
+        routes_endpoints.router,
+        uploads.router,
+    ):
+        app.include_router(router, prefix="/api/v1", dependencies=[Depends(known_query)])
+    app.include_router(create_openai_router(gateway, services.endpoints))
+    app.include_router(create_score_router(gateway, services.endpoints))
+    app.include_router(routes_system.public)
+    app.include_router(docs_page.router)
+    app.include_router(mlflow_proxy.router)
+    add_error_handlers(app)
+    # The last one added is the outermost one.
+    app.add_middleware(
+        Guard,
+        token=services.secrets.token,
+        hosts=HostRule.of(services.settings.host, services.settings.allowed_hosts),
+        sessions=app.state.sessions,
+    )
+    app.add_middleware(Unexpected, log_file=services.paths.server_log)
+    app.add_middleware(RequestContext)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

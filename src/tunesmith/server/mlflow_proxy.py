@@ -1,0 +1,105 @@
+"""MLflow behind ``/mlflow``: its pages and its REST API, streamed through to the tracking child.
+
+The child starts at the first request. The caller's token and cookies stay here; the child listens on loopback only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+
+from tunesmith.errors import Unreachable
+from tunesmith.server.dependencies import ServicesOf
+
+router = APIRouter(include_in_schema=False)
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+KEPT_HERE = HOP_BY_HOP | {"host", "authorization", "cookie", "origin", "referer"}
+"""Headers of a request that the child does not get: they are between the caller and this server."""
+
+
+@router.get("/mlflow")
+async def to_the_page() -> RedirectResponse:
+    """MLflow's page lives below the slash."""
+    return RedirectResponse("/mlflow/")
+
+
+@router.api_route("/mlflow/{path:path}", methods=METHODS)
+async def proxy(request: Request, services: ServicesOf, path: str) -> Response:
+    """Pass a request on and stream its answer back."""
+    base: str = await run_in_threadpool(services.tracking.ensure_running)
+    session = _session(request)
+    raw = request.scope.get("raw_path", request.url.path.encode()).decode("latin-1")
+    url = base.rstrip("/") + services.tracking.map_path(raw.partition("?")[0])
+    query = request.scope["query_string"].decode("latin-1")
+    headers = [(name, value) for name, value in request.headers.items() if name not in KEPT_HERE]
+    has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
+    try:
+        answer = await session.request(
+            request.method,
+            _encoded(url + (f"?{query}" if query else "")),
+            headers=headers,
+            data=request.stream() if has_body else None,
+            allow_redirects=False,
+        )
+    except aiohttp.ClientError as error:
+        raise Unreachable(
+            f"MLflow's server does not answer: {error}",
+            target=str(services.paths.mlflow_log),
+            way_out="look into its log; it is started again at the next request",
+        ) from error
+    response = StreamingResponse(_body(answer), status_code=answer.status)
+    response.raw_headers = [
+        (name.lower(), value) for name, value in answer.raw_headers if name.lower().decode("latin-1") not in HOP_BY_HOP
+    ]
+    for index, (name, value) in enumerate(response.raw_headers):
+        if name == b"location" and value.startswith(base.encode()):
+            response.raw_headers[index] = (name, value.removeprefix(base.rstrip("/").encode()) or b"/mlflow/")
+    return response
+
+
+async def _body(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in answer.content.iter_any():
+            yield chunk
+    finally:
+        answer.release()
+
+
+def _session(request: Request) -> aiohttp.ClientSession:
+    session: aiohttp.ClientSession = request.app.state.proxy_session
+    return session
+
+
+def new_session() -> aiohttp.ClientSession:
+    """The connections to the child; made in the server's loop, closed with it."""
+    return aiohttp.ClientSession(
+        auto_decompress=False,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600),
+    )
+
+
+def _encoded(url: str) -> Any:
+    """The URL as it came: encoded once by the caller, not again."""
+    from yarl import URL
+
+    return URL(url, encoded=True)

@@ -1,0 +1,127 @@
+"""Endpoints, their keys and their deployments: what is wanted. Calling them is for the faces."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import PlainTextResponse
+
+from tunesmith.records.endpoints import (
+    CreateDeployment,
+    CreateEndpoint,
+    Deployment,
+    Endpoint,
+    EndpointKeys,
+    EndpointToken,
+    UpdateDeployment,
+    UpdateEndpoint,
+)
+from tunesmith.server.dependencies import ServicesOf
+from tunesmith.server.routes_computes import same_name
+
+router = APIRouter(tags=["endpoints"])
+
+EndpointName = Annotated[str, Path(description="Name of the endpoint.")]
+DeploymentName = Annotated[str, Path(description="Name of the deployment.")]
+
+
+@router.get("/endpoints")
+def list_endpoints(services: ServicesOf) -> list[Endpoint]:
+    """All endpoints."""
+    return services.endpoints.list()
+
+
+@router.get("/endpoints/{endpoint}")
+def get_endpoint(services: ServicesOf, endpoint: EndpointName) -> Endpoint:
+    """One endpoint."""
+    return services.endpoints.get(endpoint)
+
+
+@router.put("/endpoints/{endpoint}")
+def create_or_update_endpoint(services: ServicesOf, endpoint: EndpointName, request: CreateEndpoint) -> Endpoint:
+    """Create an endpoint with two keys, or change it."""
+    same_name(endpoint, request.name)
+    return services.endpoints.create_or_update(request)
+
+
+@router.patch("/endpoints/{endpoint}")
+def update_endpoint(services: ServicesOf, endpoint: EndpointName, request: UpdateEndpoint) -> Endpoint:
+    """Change the parts that are given. New requests follow a new traffic split at once."""
+    return services.endpoints.update(endpoint, request)
+
+
+@router.delete("/endpoints/{endpoint}", status_code=202)
+def delete_endpoint(services: ServicesOf, endpoint: EndpointName) -> Endpoint:
+    """Delete an endpoint with its deployments.
+
+    It is gone once their processes and ports are free; until then it is `Deleting`.
+    """
+    services.endpoints.delete(endpoint)
+    return services.endpoints.get(endpoint)
+
+
+@router.get("/endpoints/{endpoint}/keys")
+def get_keys(services: ServicesOf, endpoint: EndpointName) -> EndpointKeys:
+    """The two keys of an endpoint."""
+    return services.endpoints.keys(endpoint)
+
+
+@router.post("/endpoints/{endpoint}/keys/{key}/regenerate")
+def regenerate_key(services: ServicesOf, endpoint: EndpointName, key: Literal["primary", "secondary"]) -> EndpointKeys:
+    """Make one key anew; the other goes on working."""
+    return services.endpoints.regenerate_key(endpoint, key)
+
+
+@router.post("/endpoints/{endpoint}/token")
+def get_token(services: ServicesOf, endpoint: EndpointName) -> EndpointToken:
+    """A short-lived token of an endpoint whose `auth_mode` is `aml_token`."""
+    return services.endpoints.token(endpoint)
+
+
+@router.get("/endpoints/{endpoint}/deployments")
+def list_deployments(services: ServicesOf, endpoint: EndpointName) -> list[Deployment]:
+    """The deployments of an endpoint."""
+    return services.endpoints.list_deployments(endpoint)
+
+
+@router.get("/endpoints/{endpoint}/deployments/{deployment}")
+def get_deployment(services: ServicesOf, endpoint: EndpointName, deployment: DeploymentName) -> Deployment:
+    """One deployment with its instances and the phases they are in."""
+    return services.endpoints.get_deployment(endpoint, deployment)
+
+
+@router.put("/endpoints/{endpoint}/deployments/{deployment}")
+def create_or_update_deployment(
+    services: ServicesOf, endpoint: EndpointName, deployment: DeploymentName, request: CreateDeployment
+) -> Deployment:
+    """Create a deployment, or change it. The answer comes at once; `provisioning_state` says how far it is."""
+    same_name(deployment, request.name)
+    same_name(endpoint, request.endpoint)
+    return services.endpoints.create_or_update_deployment(request)
+
+
+@router.patch("/endpoints/{endpoint}/deployments/{deployment}")
+def update_deployment(
+    services: ServicesOf, endpoint: EndpointName, deployment: DeploymentName, request: UpdateDeployment
+) -> Deployment:
+    """Change the parts that are given."""
+    return services.endpoints.update_deployment(endpoint, deployment, request)
+
+
+@router.delete("/endpoints/{endpoint}/deployments/{deployment}", status_code=202)
+def delete_deployment(services: ServicesOf, endpoint: EndpointName, deployment: DeploymentName) -> Deployment:
+    """Delete a deployment. It is gone once its processes and ports are free; until then it is `Deleting`."""
+    services.endpoints.delete_deployment(endpoint, deployment)
+    return services.endpoints.get_deployment(endpoint, deployment)
+
+
+@router.get("/endpoints/{endpoint}/deployments/{deployment}/logs", response_class=PlainTextResponse)
+def get_deployment_logs(
+    services: ServicesOf,
+    endpoint: EndpointName,
+    deployment: DeploymentName,
+    lines: Annotated[int, Query(ge=1, le=10_000, description="How many lines from the end.")] = 100,
+) -> str:
+    """The last lines of the log of a deployment's instances."""
+    return "".join(f"{line}\n" for line in services.endpoints.logs(endpoint, deployment, lines=lines))
