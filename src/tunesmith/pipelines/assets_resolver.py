@@ -1,0 +1,87 @@
+"""Answers a graph's references from the workspace's services."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tunesmith.assets.components import ComponentService
+from tunesmith.assets.data import DataService
+from tunesmith.assets.models import ModelService
+from tunesmith.assets.references import AssetReference, parse_reference
+from tunesmith.assets.sources import Sources
+from tunesmith.compute.service import ComputeService
+from tunesmith.errors import ValidationFailed
+from tunesmith.pipelines.graph import ModelSource
+from tunesmith.pipelines.resolver import ResolvedComponent, ResolvedCompute, ResolvedPath, component_sha256
+from tunesmith.pipelines.schema import parse_component
+from tunesmith.pipelines.values import MODEL_TYPES
+from tunesmith.records.assets import ModelVersion
+
+
+def check_spec(spec: Mapping[str, Any]) -> str:
+    """Check a component's mapping, and return the hash of what it does.
+
+    Raises:
+        ValidationFailed: with every fault.
+    """
+    parse_component(spec)
+    return component_sha256(spec)
+
+
+class AssetResolver:
+    """Components, models and data from the registries; jobs' outputs and datastores; computes."""
+
+    def __init__(
+        self,
+        *,
+        components: ComponentService,
+        models: ModelService,
+        data: DataService,
+        sources: Sources,
+        computes: ComputeService,
+    ) -> None:
+        self._components = components
+        self._models = models
+        self._data = data
+        self._sources = sources
+        self._computes = computes
+
+    def component(self, reference: str) -> ResolvedComponent:
+        """See ``Resolver``."""
+        version = self._components.resolve(reference)
+        component = parse_component(version.spec)
+        return ResolvedComponent(component, version.id, version.sha256, self._components.code(version))
+
+    def path(self, reference: str, type: str) -> ResolvedPath:
+        """See ``Resolver``."""
+        parsed = parse_reference(reference)
+        if not isinstance(parsed, AssetReference):
+            return ResolvedPath(self._sources.find(reference).path, reference)
+        wanted = parsed.kind or ("models" if type in MODEL_TYPES else "data")
+        if wanted == "models":
+            return self._model(self._models.resolve(replace(parsed, kind="models")))
+        if wanted == "data":
+            found = self._data.resolve(replace(parsed, kind="data"))
+            return ResolvedPath(self._data.local_path(found), found.id, found.type)
+        raise ValidationFailed(f"{reference!r} names one of {wanted}, and a {type} is wanted here")
+
+    def _model(self, model: ModelVersion) -> ResolvedPath:
+        if model.state == "imported":
+            model = self._models.fetch(model.id)
+        path = Path(model.path) if model.path else self._models.package_folder(model)
+        source = ModelSource(
+            registry=model.registry,
+            name=model.name,
+            version=model.version,
+            source=model.source,
+            sha256=model.sha256 if model.path else None,
+        )
+        return ResolvedPath(path, model.id, model.type, source)
+
+    def compute(self, name: str) -> ResolvedCompute:
+        """See ``Resolver``."""
+        target = self._computes.resolve(name)
+        return ResolvedCompute(target.name, target.size.name, "; ".join(target.notices) or None)

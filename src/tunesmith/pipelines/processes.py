@@ -1,0 +1,122 @@
+"""Starting and stopping the processes of steps, so that none is ever lost.
+
+A process is known by its pid and its start time: a pid alone may be given out again. A step's process leads a session
+and process group of its own, so stopping it reaches what it started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# The shell waits until its pid is on disk: if the runner is killed in between, the pipe closes and nothing was started
+# that nobody knows of.
+_GATE = 'IFS= read -r go || exit 125; exec "$1" -c "$2" </dev/null'
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process that can be told from any other."""
+
+    pid: int
+    started: float
+    """Unix seconds."""
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId | None:
+        """The process that has ``pid`` now, or ``None``."""
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs (a zombie does not)."""
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+def shell() -> str:
+    """The shell that runs commands: bash where there is one, as on Azure ML."""
+    return shutil.which("bash") or shutil.which("sh") or "/bin/sh"
+
+
+def start(
+    command: str,
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    record: Callable[[ProcessId], None],
+) -> subprocess.Popen[bytes]:
+    """Start ``command`` in a shell, a session of its own, with output appended to ``log``.
+
+    ``record`` must put the process on disk; the command runs only after it returned.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [shell(), "-c", _GATE, "step", shell(), command],
+            cwd=cwd,
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    identity = ProcessId.of(process.pid)
+    with suppress(BrokenPipeError):  # the shell died already: its exit code tells
+        if identity is not None:
+            record(identity)
+            process.stdin.write(b"go\n")
+        process.stdin.close()
+    return process
+
+
+def stop(process: ProcessId, *, grace_s: float) -> bool:
+    """Ask a process group to stop, wait, then kill what is left of it. Whether it stopped by itself.
+
+    For a process that is not a child of this one (the orphan of a runner that was killed) as well.
+    """
+    if not process.alive:
+        kill_leftovers(process)
+        return True
+    signal_group(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while process.alive and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped = not process.alive
+    if not stopped:
+        signal_group(process.pid, signal.SIGKILL)
+    kill_leftovers(process)
+    return stopped
+
+
+def kill_leftovers(process: ProcessId) -> None:
+    """Kill what a process that ended left behind in its group.
+
+    The group keeps its number from being given out again as long as anything is in it; a process that has the number
+    with another start time shows that the group is empty.
+    """
+    now = ProcessId.of(process.pid)
+    if now is None or abs(now.started - process.started) < 0.05:
+        signal_group(process.pid, signal.SIGKILL)
+
+
+def signal_group(pid: int, number: int) -> None:
+    """Send a signal to a process group; nothing when it is gone."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

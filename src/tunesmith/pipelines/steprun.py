@@ -1,0 +1,432 @@
+"""One step of a job, from its content key to its outputs: reuse it, or run its command and keep what it wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tunesmith.errors import StepFailed
+from tunesmith.pipelines import expressions, processes
+from tunesmith.pipelines.cache import CachedOutput, Place, StepCache, key_of
+from tunesmith.pipelines.fingerprints import code_files
+from tunesmith.pipelines.graph import GraphStep, LiteralInput, OutputInput, PathInput
+from tunesmith.pipelines.layout import JobFile, JobFolder, StepResult, read_json
+from tunesmith.pipelines.processes import ProcessId
+from tunesmith.records.jobs import JobStatus, Part, StepExplanation
+from tunesmith.reporting import EVENTS_VARIABLE
+from tunesmith.storage.atomic import disk_full_named, remove, sync_tree, write_json
+
+CRASH_LOOP = 3
+"""A step whose runner died this often in a row within ``CRASH_LOOP_S`` of the start is given up."""
+CRASH_LOOP_S = 60.0
+MODEL_OUTPUTS = ("mlflow_model", "custom_model", "triton_model", "mltable")
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class Cut(Exception):
+    """The runner has to go before the step is done; the next runner starts the step again."""
+
+
+class Host(Protocol):
+    """What a step needs from its runner."""
+
+    folder: JobFolder
+    job: JobFile
+    cache: StepCache
+
+    def interrupted(self) -> bool:
+        """Whether to stop now."""
+
+    def canceled(self) -> bool:
+        """Whether the job was canceled."""
+
+    def say(self, kind: str, **body: Any) -> None:
+        """Append an event of the job."""
+
+
+class StepRun:
+    """Runs one step. ``outputs``: those of the steps before it, by step and name."""
+
+    def __init__(self, host: Host, step: GraphStep, outputs: Mapping[tuple[str, str], CachedOutput]) -> None:
+        self.host = host
+        self.step = step
+        self.before = outputs
+        self.folder = host.folder.step(step.folder)
+        self.begun = time.time()
+
+    def run(self) -> StepResult:
+        """Reuse or run the step.
+
+        Raises:
+            Cut: the runner was told to go; nothing is kept but checkpoints.
+        """
+        self.folder.root.mkdir(parents=True, exist_ok=True)
+        attempt = self._recover()
+        self.host.say("step", step=self.step.name, status=JobStatus.PREPARING, attempt=attempt)
+        parts = self.host.cache.parts(self.step, self.before)
+        key = key_of(parts)
+        place, explanation = self._decide(key, parts)
+        write_json(self.folder.explanation, {"key": key, **explanation.model_dump()})
+        if place is not None:
+            return self._reuse(key, parts, place)
+        outcome = self._execute(attempt, parts)
+        if outcome.status == JobStatus.COMPLETED:
+            self._remember(key, parts, outcome.cached())
+        return outcome
+
+    # ── reuse ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _decide(self, key: str, parts: list[Part]) -> tuple[Place | None, StepExplanation]:
+        """The place to reuse, if any, and the explanation."""
+
+        def runs(reason: str) -> tuple[None, StepExplanation]:
+            return None, StepExplanation(step=self.step.name, reused=False, reason=reason, parts=parts)
+
+        if self.host.job.settings.force_rerun:
+            return runs("settings.force_rerun is true")
+        if not self.step.deterministic:
+            return runs("its component says is_deterministic: false")
+        place = self.host.cache.find(key)
+        if place is None:
+            return None, self.host.cache.explain_miss(self.step, parts)
+        where = f"{place.job}/{place.step}"
+        return place, StepExplanation(
+            step=self.step.name, reused=True, reused_from=where, reason="every part is the same", parts=parts
+        )
+
+    def _reuse(self, key: str, parts: list[Part], place: Place) -> StepResult:
+        """Link another step's outputs, log and events into this step's folder."""
+        self._write_inputs(parts)
+        aside = self.folder.outputs_aside
+        remove(aside)
+        remove(self.folder.outputs)
+        with disk_full_named(aside):
+            aside.mkdir(parents=True)
+            for name, output in place.outputs.items():
+                _link_tree(output.path, aside / name)
+            for source, target in (
+                (place.folder / "log.txt", self.folder.log),
+                (place.folder / "events.jsonl", self.folder.events),
+            ):
+                if source.exists() and not target.exists():
+                    shutil.copyfile(source, target)
+        aside.rename(self.folder.outputs)
+        outputs = {
+            name: CachedOutput(output.type, self.folder.outputs / name, output.sha256, output.files)
+            for name, output in place.outputs.items()
+        }
+        self._remember(key, parts, outputs)
+        return StepResult(
+            status=JobStatus.COMPLETED,
+            attempt=0,
+            started_at=self.begun,
+            ended_at=time.time(),
+            reused_from=f"{place.job}/{place.step}",
+            outputs={name: output.to_dict() for name, output in outputs.items()},
+        )
+
+    def _remember(self, key: str, parts: list[Part], outputs: Mapping[str, CachedOutput]) -> None:
+        if self.step.deterministic:
+            place = Place(self.host.job.name, self.step.name, self.folder.root, outputs)
+            self.host.cache.store(key, self.step.component, parts, place)
+
+    # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _recover(self) -> int:
+        """Stop what an earlier runner left running; the number of the attempt that begins now.
+
+        Raises:
+            StepFailed: earlier attempts were cut too often, too soon.
+        """
+        body = read_json(self.folder.process)
+        if body is None:
+            return 1
+        left = ProcessId(int(body["pid"]), float(body["started"]))
+        lived = max(0.0, _modified(self.folder.events, self.folder.log) - float(body["started"]))
+        if left.alive:
+            print(f"{self.step.name}: stopping process {left.pid}, which an earlier runner left", flush=True)
+            lived = time.time() - left.started
+        processes.stop(left, grace_s=self.host.job.grace_s)
+        lives = [*body.get("lives", []), round(lived, 1)]
+        write_json(self.folder.process, {**body, "lives": lives})
+        recent = lives[-CRASH_LOOP:]
+        if len(recent) == CRASH_LOOP and all(life < CRASH_LOOP_S for life in recent):
+            raise StepFailed(
+                f"its runner died {CRASH_LOOP} times within {CRASH_LOOP_S:.0f} s of the step's start",
+                target=self.step.name,
+                way_out=f"read {self.folder.log} and {self.host.folder.runner_log}; memory may have run out",
+            )
+        return len(lives) + 1
+
+    def _execute(self, attempt: int, parts: list[Part]) -> StepResult:
+        aside = self.folder.outputs_aside
+        remove(aside)
+        remove(self.folder.outputs)
+        with disk_full_named(aside):
+            self._prepare_folders(aside)
+        self._write_inputs(parts)
+        values = {name: self._value(name) for name in self.step.inputs}
+        targets = {name: str(aside / name) for name in self.step.outputs}
+        command = expressions.render_command(self.step.command, inputs=values, outputs=targets, name=self.host.job.name)
+        if self.host.interrupted():
+            return self._interrupted(attempt)
+        with self.folder.log.open("ab") as log:
+            if attempt > 1:
+                log.write(f"\n── attempt {attempt} ──\n".encode())
+            log_start = log.tell()
+        events_start = self.folder.events.stat().st_size if self.folder.events.exists() else 0
+        lives = (read_json(self.folder.process) or {}).get("lives", [])
+
+        def record(process: ProcessId) -> None:
+            write_json(self.folder.process, {"pid": process.pid, "started": process.started, "lives": lives})
+
+        process = processes.start(
+            command, cwd=self.folder.work, environment=self._environment(), log=self.folder.log, record=record
+        )
+        self.host.say("step", step=self.step.name, status=JobStatus.RUNNING, attempt=attempt, pid=process.pid)
+        identity = ProcessId.of(process.pid)
+        stopped = self._wait(process)
+        if identity is not None:
+            processes.kill_leftovers(identity)
+        if stopped:
+            return self._interrupted(attempt)
+        if process.returncode != 0:
+            return self._failed(attempt, process.returncode, log_start, events_start)
+        return self._completed(attempt)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for the end. Whether it ended because it was told to stop."""
+        delay = 0.002
+        while process.poll() is None:
+            if self.host.interrupted():
+                self._stop(process)
+                return True
+            time.sleep(delay)
+            delay = min(delay * 1.5, 0.1)
+        if process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            # The machine goes down: everybody gets SIGTERM, the step may have it first.
+            deadline = time.monotonic() + 1.0
+            while not self.host.interrupted() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            return self.host.interrupted()
+        return False
+
+    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+        processes.signal_group(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=self.host.job.grace_s)
+        except subprocess.TimeoutExpired:
+            print(f"{self.step.name}: killed after {self.host.job.grace_s:g} s", flush=True)
+            processes.signal_group(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _interrupted(self, attempt: int) -> StepResult:
+        if not self.host.canceled():
+            raise Cut
+        return StepResult(status=JobStatus.CANCELED, attempt=attempt, started_at=self.begun, ended_at=time.time())
+
+    def _completed(self, attempt: int) -> StepResult:
+        aside = self.folder.outputs_aside
+        missing = [name for name, kind in self.step.outputs.items() if not _written(aside / name, kind)]
+        if missing:
+            raise StepFailed(
+                f"it ended well but wrote nothing to {', '.join(missing)}",
+                target=self.step.name,
+                way_out=f"read {self.folder.log}",
+            )
+        with disk_full_named(aside):
+            sync_tree(aside)
+        aside.rename(self.folder.outputs)
+        remove(self.folder.work)
+        outputs = {
+            name: self.host.cache.output(self.folder.outputs / name, kind) for name, kind in self.step.outputs.items()
+        }
+        return StepResult(
+            status=JobStatus.COMPLETED,
+            attempt=attempt,
+            started_at=self.begun,
+            ended_at=time.time(),
+            outputs={name: output.to_dict() for name, output in outputs.items()},
+        )
+
+    def _failed(self, attempt: int, code: int, log_start: int, events_start: int) -> StepResult:
+        cause = _last_error(self.folder.events, events_start)
+        extra: dict[str, Any] = {"exit_code": code, "log": str(self.folder.log)}
+        way_out = f"read {self.folder.log}"
+        if cause is not None:
+            message = str(cause.get("message", "it failed"))
+            extra["cause"] = cause
+            way_out = str(cause["way_out"]) if cause.get("way_out") else way_out
+        else:
+            message = _exit_message(code, _last_line(self.folder.log, log_start))
+        error = StepFailed(message, target=self.step.name, way_out=way_out, extra=extra)
+        return StepResult(
+            status=JobStatus.FAILED,
+            attempt=attempt,
+            started_at=self.begun,
+            ended_at=time.time(),
+            error=error.to_dict(),
+        )
+
+    # ── what the process gets ───────────────────────────────────────────────────────────────────────────────────
+
+    def _prepare_folders(self, aside: Path) -> None:
+        aside.mkdir(parents=True)
+        for name, kind in self.step.outputs.items():
+            if kind != "uri_file":
+                (aside / name).mkdir()
+        self.folder.checkpoints.mkdir(exist_ok=True)
+        remove(self.folder.work)
+        self.folder.work.mkdir()
+        if self.step.code:
+            code = Path(self.step.code)
+            for relative in [code.name] if code.is_file() else code_files(code):
+                source = code if code.is_file() else code / relative
+                target = self.folder.work / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+
+    def _value(self, name: str) -> str:
+        binding = self.step.inputs[name]
+        if isinstance(binding, LiteralInput):
+            return binding.value
+        if isinstance(binding, PathInput):
+            return binding.path
+        return str(self.before[binding.step, binding.output].path)
+
+    def _write_inputs(self, parts: list[Part]) -> None:
+        """``inputs.json``: what a step needs to tell where its results came from."""
+        hashes = {part.name.removeprefix("input:"): part.sha256 for part in parts if part.name.startswith("input:")}
+        inputs: dict[str, Any] = {}
+        for name, binding in self.step.inputs.items():
+            entry = {**binding.model_dump(exclude_none=True), "value": self._value(name)}
+            if isinstance(binding, OutputInput | PathInput):
+                entry["sha256"] = hashes[name]
+            inputs[name] = entry
+        body = {
+            "job": self.host.job.name,
+            "step": self.step.name,
+            "component": {
+                "name": self.step.component,
+                "version": self.step.component_version,
+                "id": self.step.component_id,
+                "sha256": self.step.component_sha256,
+            },
+            "parts": {part.name: part.sha256 for part in parts if part.name in ("component", "code", "environment")},
+            "compute": self.step.compute,
+            "resources": self.step.resources,
+            "inputs": inputs,
+        }
+        write_json(self.folder.inputs, body)
+
+    def _environment(self) -> dict[str, str]:
+        environment = dict(os.environ)
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+        environment.update(QUIET)
+        if self.step.properties.get("network", "").lower() == "true":
+            for name in OFFLINE:
+                environment.pop(name, None)
+        else:
+            environment.update(OFFLINE)
+        environment.setdefault("OMP_NUM_THREADS", str(_cores()))
+        environment.update(self.host.job.environment)
+        environment.update(self.step.environment_variables)
+        environment.update(
+            {
+                EVENTS_VARIABLE: str(self.folder.events),
+                "TUNESMITH_STEP_DIR": str(self.folder.root),
+                "TUNESMITH_JOB_DIR": str(self.host.folder.root),
+                "TUNESMITH_CHECKPOINTS": str(self.folder.checkpoints),
+                "TUNESMITH_HOME": self.host.job.home,
+            }
+        )
+        return environment
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def _written(path: Path, kind: str) -> bool:
+    """Whether an output is there; a model or a table that is an empty folder is not."""
+    if kind == "uri_file":
+        return path.is_file()
+    return path.is_dir() and (kind not in MODEL_OUTPUTS or any(path.iterdir()))
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """A second place for finished files: hard links where the file system has them, copies elsewhere."""
+
+    def link(old: str, new: str) -> None:
+        try:
+            os.link(old, new)
+        except OSError:
+            shutil.copy2(old, new)
+
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=link)
+    else:
+        link(str(source), str(target))
+
+
+def _modified(*paths: Path) -> float:
+    return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+
+
+def _last_error(events: Path, start: int) -> dict[str, Any] | None:
+    """The last error event at or after the byte ``start``, in its inner wire form."""
+    try:
+        with events.open("rb") as file:
+            file.seek(start)
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        if b'"error"' in line:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("kind") == "error" and isinstance(event.get("error"), dict):
+                return dict(event["error"])
+    return None
+
+
+def _last_line(log: Path, start: int) -> str:
+    """The last line of the log with something on it."""
+    with log.open("rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - 8192))
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1][:500] if lines else ""
+
+
+def _exit_message(code: int, last: str) -> str:
+    number = -code if code < 0 else code - 128 if code > 128 else 0
+    if number == signal.SIGKILL:
+        message = "it was killed (SIGKILL), which the system does when memory runs out"
+    elif number and number in {s.value for s in signal.Signals}:
+        message = f"it was ended by {signal.Signals(number).name}"
+    elif code == 127:
+        message = "its command was not found (exit code 127)"
+    else:
+        message = f"it ended with exit code {code}"
+    return f"{message}; last line: {last}" if last else message
