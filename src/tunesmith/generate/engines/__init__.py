@@ -1,0 +1,1 @@
+"""The engines behind ``open_engine``: one module for each library."""
