@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,33 @@ def start(
             process.stdin.write(b"go\n")
         process.stdin.close()
     return process
+
+
+def spawn_detached(arguments: Sequence[str], *, environment: Mapping[str, str], log: Path) -> int:
+    """Start a process that leads a session of its own and lives on when this one ends; its pid.
+
+    Its output is appended to ``log``. Whoever started it reaps it with ``reap``, so that it does not stay a zombie.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        arguments[0],
+        list(arguments),
+        dict(environment),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def reap(pid: int) -> bool:
+    """Take the exit code of a child that ended. Whether it is gone (or was never a child of this process)."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 def stop(process: ProcessId, *, grace_s: float) -> bool:

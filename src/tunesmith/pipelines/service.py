@@ -11,7 +11,6 @@ import builtins
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from tunesmith.pipelines.fingerprints import code_files, hash_code
 from tunesmith.pipelines.graph import Graph
 from tunesmith.pipelines.layout import JobFile, JobFolder, read_json
 from tunesmith.pipelines.naming import job_name
-from tunesmith.pipelines.processes import ProcessId
+from tunesmith.pipelines.processes import ProcessId, reap, spawn_detached
 from tunesmith.pipelines.resolver import Resolver
 from tunesmith.records.base import utcnow
 from tunesmith.records.jobs import (
@@ -93,7 +92,7 @@ class JobService:
         self._grace_s = grace_s
         self._environment = environment
         self._lock = threading.RLock()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: set[int] = set()
         self._graphs: dict[str, Graph] = {}
         self._deaths: dict[str, int] = {}
         self._thread: threading.Thread | None = None
@@ -440,28 +439,18 @@ class JobService:
         environment = dict(os.environ)
         if self._environment is not None:
             environment.update(self._environment(self.get(name)))
-        with folder.runner_log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.pipelines.runner", str(folder.root)],
-                cwd=folder.root,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._children[name] = process
-        identity = ProcessId.of(process.pid)
+        arguments = [sys.executable, "-P", "-m", "tunesmith.pipelines.runner", str(folder.root)]
+        pid = spawn_detached(arguments, environment=environment, log=folder.runner_log)
+        self._children.add(pid)
+        identity = ProcessId.of(pid)
         with self._database.session() as session:
             row = self._row(session, name)
-            row.runner_pid = process.pid
+            row.runner_pid = pid
             row.runner_started = identity.started if identity else None
 
     def _reap(self) -> None:
         """Take the exit codes of runners that ended, so that none stays a zombie."""
-        for name, process in builtins.list(self._children.items()):
-            if process.poll() is not None:
-                del self._children[name]
+        self._children = {pid for pid in self._children if not reap(pid)}
 
     def _follow(self, name: str) -> None:
         """Bring one job's rows up to what its files say, then see to its runner."""
@@ -480,9 +469,6 @@ class JobService:
             self._revive(name, launched)
 
     def _runner_alive(self, name: str, runner: ProcessId | None) -> bool:
-        child = self._children.get(name)
-        if child is not None:
-            return child.poll() is None
         body = read_json(self._folder(name).runner)
         if body is not None and ProcessId(int(body["pid"]), float(body["started"])).alive:
             return True
