@@ -14,6 +14,7 @@ from tunesmith.client.views import ChatAnswer, ChatChunk, Endpoint, EndpointKeys
 from tunesmith.errors import Failure, NotAuthenticated, error_from_dict
 from tunesmith.records.endpoints import CreateEndpoint, UpdateEndpoint
 from tunesmith.records.validation import parse
+from tunesmith.records.workspace import Deleted
 
 PATH = "/api/v1/endpoints"
 DEPLOYMENT_HEADER = "azureml-model-deployment"
@@ -98,17 +99,20 @@ class Endpoints:
         body = parse(UpdateEndpoint, {key: value for key, value in given.items() if value is not None})
         return Endpoint.model_validate(self._transport.request("PATCH", self._path(name), body=body))
 
-    def delete(self, name: str, *, wait: bool = True, timeout: float = 300.0) -> None:
+    def delete(self, name: str, *, wait: bool = True, timeout: float = 300.0) -> int | None:
         """Delete an endpoint with its deployments; with ``wait``, return once their processes and ports are free.
+
+        Returns the bytes of their folders, where known.
 
         Raises:
             NotFound: there is no such endpoint.
             RequestTimeout: ``timeout`` seconds have passed; the deletion goes on.
         """
-        self._transport.request("DELETE", self._path(name), slow=True)
+        body = self._transport.request("DELETE", self._path(name), slow=True)
         self._keys.pop(name, None)
         if wait:
             until_gone(lambda: self.get(name), what=f"endpoint {name}", timeout=timeout)
+        return Deleted.model_validate(body or {}).freed_bytes
 
     def keys(self, name: str) -> EndpointKeys:
         """The two keys of an endpoint."""

@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -33,6 +33,9 @@ SESSION_SECONDS = 12 * 3600
 LINK_SECONDS = 600
 GUARDED = ("/api/", "/mlflow/", "/mlflow")
 """What the token opens."""
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/@\s]+))(?::\d{1,5})?")
+"""A Host header: a literal IPv6 address in brackets or a name, and a port."""
+ORIGIN = re.compile(r"https?://([^/]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,10 @@ class HostRule:
 
     def admits(self, host: str) -> bool:
         """Whether ``host``, the value of a Host header, is one of ours. The port does not matter."""
-        name = (urlsplit(f"//{host}").hostname or "").lower()
+        parts = HOST.fullmatch(host)
+        if parts is None:
+            return False
+        name = (parts[1] or parts[2]).lower()
         if name in self.names or _is_loopback(name):
             return True
         return self.any_address and _is_address(name)
@@ -154,7 +160,8 @@ class Guard:
                 way_out="use its own address, or name this one in allowed_hosts (TUNESMITH_ALLOWED_HOSTS)",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
+        page = ORIGIN.fullmatch(origin) if origin is not None else None
+        if origin is not None and (page is None or page[1].lower() != hosts[0].lower()):
             return NotAllowed(f"requests from pages of {origin[:200]!r} are refused", target="Origin")
         if not path.startswith(GUARDED):
             return None

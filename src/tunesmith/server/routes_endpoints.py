@@ -17,8 +17,10 @@ from tunesmith.records.endpoints import (
     UpdateDeployment,
     UpdateEndpoint,
 )
+from tunesmith.records.workspace import Deleted
 from tunesmith.server.dependencies import ServicesOf
 from tunesmith.server.routes_computes import same_name
+from tunesmith.storage.atomic import size_on_disk
 
 router = APIRouter(tags=["endpoints"])
 
@@ -52,13 +54,13 @@ def update_endpoint(services: ServicesOf, endpoint: EndpointName, request: Updat
 
 
 @router.delete("/endpoints/{endpoint}", status_code=202)
-def delete_endpoint(services: ServicesOf, endpoint: EndpointName) -> Endpoint:
+def delete_endpoint(services: ServicesOf, endpoint: EndpointName) -> Deleted:
     """Delete an endpoint with its deployments.
 
     It is gone once their processes and ports are free; until then it is `Deleting`.
     """
     services.endpoints.delete(endpoint)
-    return services.endpoints.get(endpoint)
+    return Deleted(freed_bytes=size_on_disk(services.paths.endpoint(endpoint)))
 
 
 @router.get("/endpoints/{endpoint}/keys")
@@ -110,10 +112,10 @@ def update_deployment(
 
 
 @router.delete("/endpoints/{endpoint}/deployments/{deployment}", status_code=202)
-def delete_deployment(services: ServicesOf, endpoint: EndpointName, deployment: DeploymentName) -> Deployment:
+def delete_deployment(services: ServicesOf, endpoint: EndpointName, deployment: DeploymentName) -> Deleted:
     """Delete a deployment. It is gone once its processes and ports are free; until then it is `Deleting`."""
     services.endpoints.delete_deployment(endpoint, deployment)
-    return services.endpoints.get_deployment(endpoint, deployment)
+    return Deleted(freed_bytes=size_on_disk(services.paths.deployment(endpoint, deployment)))
 
 
 @router.get("/endpoints/{endpoint}/deployments/{deployment}/logs", response_class=PlainTextResponse)
