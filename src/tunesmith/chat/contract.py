@@ -1,7 +1,9 @@
-"""The chat contract: how a model's conversations become ids, hashed, travelling with the model from training to serving.
+"""The chat contract: how a model's conversations become ids, hashed, travelling with the model from training to
+serving.
 
-It is stored as ``chat_contract.json`` in a model package, beside the ``tokenizer.json`` whose hash it names. Its probes are conversations
-with the ids they gave when the contract was made: whoever serves the model encodes them again and refuses to serve when an id differs.
+It is stored as ``chat_contract.json`` in a model package, beside the ``tokenizer.json`` whose hash it names. Its
+probes are conversations with the ids they gave when the contract was made: whoever serves the model encodes them
+again and refuses to serve when an id differs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ TOKENIZER_FILE = "tokenizer.json"
 FORMAT_VERSION = 1
 
 PROBE_DAY = datetime(2024, 7, 26, 12, 0, 0)
-"""What ``strftime_now`` tells while probes are rendered: templates that print the date would give other ids every day."""
+"""What ``strftime_now`` tells while probes are rendered: templates that print the date would give other ids every
+day.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,15 @@ class ChatContract:
     trailer: str = ""
     """What the template appends at the very end of a conversation and not between its turns (Phi-3: its eos token)."""
     accepts: tuple[str, ...] = ()
-    """Which of ``system``, ``tools``, ``tool_calls``, ``tool`` the template writes; the others it refuses or leaves out."""
+    """Which of ``system``, ``tools``, ``tool_calls``, ``tool`` the template writes; the others it refuses or leaves
+    out.
+    """
     probes: tuple[Probe, ...] = ()
     tool_template: str | None = None
     """Another template for conversations with tools, where the model has one."""
     added_tokens: tuple[str, ...] = ()
-    """Special tokens that the model's configuration names and ``tokenizer.json`` lacks; they are added in this order."""
+    """Special tokens that the model's configuration names and ``tokenizer.json`` lacks; they are added in this order.
+    """
     format_version: int = FORMAT_VERSION
 
     @property
@@ -164,7 +171,7 @@ class ChatContract:
             raise InvalidModel(
                 f"no {CONTRACT_FILE} in the model package: {error.strerror}",
                 target=str(folder),
-                way_out="import the model (`tunesmith models import NAME --from FOLDER`), which makes a package with its contract",
+                way_out="import the model (`tunesmith models import NAME --from FOLDER`), which makes its contract",
             ) from error
         return cls.from_json(text, place=str(path))
 
@@ -230,4 +237,6 @@ PROBE_CONVERSATIONS: tuple[tuple[Conversation, bool], ...] = (
         False,
     ),
 )
-"""Each with whether it ends in a generation prompt: every kind of text and turn that has ever made a tokenizer differ."""
+"""Each with whether it ends in a generation prompt: every kind of text and turn that has ever made a tokenizer
+differ.
+"""

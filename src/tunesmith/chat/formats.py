@@ -1,13 +1,13 @@
 """What a row means: the formats that users bring, each made a ``Conversation``.
 
-    openai              {"messages": [{"role", "content", "weight" | "train", "tool_calls", …}], "tools": […]}   (ultrachat has these as well)
-    sharegpt            {"conversations": [{"from", "value"}], "system": …, "tools": "…"}
-    alpaca              {"instruction", "input", "output", "system", "history": [[question, answer], …]}
+    openai              {"messages": [{"role", "content", "weight" | "train", "tool_calls", …}], "tools": […]}
+    (ultrachat has these as well) sharegpt            {"conversations": [{"from", "value"}], "system": …, "tools":
+    "…"} alpaca              {"instruction", "input", "output", "system", "history": [[question, answer], …]}
     prompt_completion   {"prompt": text or messages, "completion": text or messages}
 
-A row is told by its fields, so a file may mix them. Columns of CSV, TSV and Parquet files may hold lists as JSON text. Every fault of a row is
-found in one pass and has its path (``#messages[1].role``). What is set right on the way (nulls that Arrow put into an object, OpenAI's
-``developer`` role) is noted, never silent.
+A row is told by its fields, so a file may mix them. Columns of CSV, TSV and Parquet files may hold lists as JSON
+text. Every fault of a row is found in one pass and has its path (``#messages[1].role``). What is set right on the way
+(nulls that Arrow put into an object, OpenAI's ``developer`` role) is noted, never silent.
 
 Whether the turns make sense (who speaks after whom) is the business of ``validation.py``.
 """
@@ -105,8 +105,8 @@ def detect_format(row: Mapping[str, Any]) -> RowFormat | None:
 def parse_row(row: Row, *, take_chosen: bool = False) -> Parsed:
     """Make a conversation of a row that was read.
 
-    ``take_chosen`` makes preference data (``chosen`` and ``rejected`` answers) conversations with the chosen answer; without it, such a row is
-    a fault.
+    ``take_chosen`` makes preference data (``chosen`` and ``rejected`` answers) conversations with the chosen answer;
+    without it, such a row is a fault.
     """
     data = row.data
     if data is None:

@@ -1,8 +1,8 @@
 """A conversation: messages with roles, as every part of the project passes them around.
 
-Values only. Reading the many shapes that users bring is the business of ``formats.py``; turning a conversation into text and ids that of
-``tokens.py``. A tool call's arguments are a JSON object here, always: the two shapes that files bring (an object, a string that holds an
-object) are made one when a row is read.
+Values only. Reading the many shapes that users bring is the business of ``formats.py``; turning a conversation into
+text and ids that of ``tokens.py``. A tool call's arguments are a JSON object here, always: the two shapes that files
+bring (an object, a string that holds an object) are made one when a row is read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Which rows share a sequence: bins for packed training, and groups of like length for padded training.
 
-Works on lengths alone. Best-fit decreasing (Johnson, "Near-optimal bin packing algorithms", 1973): rows from long to short, each into the
-fullest bin that still has room for it. The seed decides among rows of one length and shuffles the bins, so epochs differ and a seed repeats.
+Works on lengths alone. Best-fit decreasing (Johnson, "Near-optimal bin packing algorithms", 1973): rows from long to
+short, each into the fullest bin that still has room for it. The seed decides among rows of one length and shuffles
+the bins, so epochs differ and a seed repeats.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def group_by_length(
 ) -> list[list[int]]:
     """Batches of ``batch_size`` row numbers of like length, in shuffled order; the last may be smaller.
 
-    Rows are shuffled, then sorted inside windows of ``window`` batches: little padding, and still another order for each seed.
+    Rows are shuffled, then sorted inside windows of ``window`` batches: little padding, and still another order for
+    each seed.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     generator = np.random.default_rng(seed)

@@ -1,18 +1,19 @@
-"""From conversation files to a prepared data set: render, tokenize, find the answers, cut what is too long, write Arrow files.
+"""From conversation files to a prepared data set: render, tokenize, find the answers, cut what is too long, write
+Arrow files.
 
-Streams in bounded memory. While ``tokenizers`` encodes one chunk (in Rust, on every core), this thread reads and renders the next. Finished
-parts are kept in a folder beside the output under a key of everything they depend on, so a run that was cut goes on where it was, and a
-finished output with the same key is taken as it is. The output appears whole, by a rename.
+Streams in bounded memory. While ``tokenizers`` encodes one chunk (in Rust, on every core), this thread reads and
+renders the next. Finished parts are kept in a folder beside the output under a key of everything they depend on, so a
+run that was cut goes on where it was, and a finished output with the same key is taken as it is. The output appears
+whole, by a rename.
 
-Nothing is silent: every row that is dropped or cut is counted, its place kept (the first ones), and said through the reporter.
+Nothing is silent: every row that is dropped or cut is counted, its place kept (the first ones), and said through the
+reporter.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +25,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from tunesmith.chat.encoded import Encoded, LossOn, Rendered
 from tunesmith.chat.formats import parse_row
 from tunesmith.chat.messages import Conversation
+from tunesmith.chat.notices import nothing_left, say
+from tunesmith.chat.parts import Part, disk_error, move, read_state, rows_name, write_json, write_part
 from tunesmith.chat.prepared import (
     FORMAT_VERSION,
     REPORT_FILE,
@@ -39,9 +43,9 @@ from tunesmith.chat.prepared import (
 )
 from tunesmith.chat.readers import Row, RowReader, find_files
 from tunesmith.chat.statistics import length_histogram
-from tunesmith.chat.tokens import ChatTokenizer, Encoded, LossOn, Rendered
+from tunesmith.chat.tokens import ChatTokenizer
 from tunesmith.chat.turns import shorten
-from tunesmith.errors import DiskFull, Fault, InvalidData, UserError, ValidationFailed
+from tunesmith.errors import Fault, InvalidData, UserError, ValidationFailed
 from tunesmith.reporting import NullReporter, Reporter
 
 OnTooLong = Literal["truncate_turns", "drop", "fail"]
@@ -49,8 +53,6 @@ OnTooLong = Literal["truncate_turns", "drop", "fail"]
 OnFaulty = Literal["fail", "drop"]
 
 CHUNK_ROWS = 128
-PART_ROWS = 4096
-PART_TOKENS = 8_000_000
 PLACES_KEPT = 50
 FAULTS_SHOWN = 20
 PREVIEW_ROWS = 3
@@ -70,13 +72,15 @@ def prepare(
     reporter: Reporter | None = None,
     work: Path | None = None,
 ) -> Prepared:
-    """Prepare the conversations of ``source`` (files or folders) for ``tokenizer``'s model and write them to ``output``, a new folder.
+    """Prepare the conversations of ``source`` (files or folders) for ``tokenizer``'s model and write them to
+    ``output``, a new folder.
 
-    ``max_seq_length`` is in tokens; -1 takes ``context_length``, the model's. ``work`` is where unfinished parts are kept (default: beside
-    ``output``), so that a second run with the same inputs goes on. ``on_faulty="drop"`` leaves faulty rows out, counted.
+    ``max_seq_length`` is in tokens; -1 takes ``context_length``, the model's. ``work`` is where unfinished parts are
+    kept (default: beside ``output``), so that a second run with the same inputs goes on. ``on_faulty="drop"`` leaves
+    faulty rows out, counted.
 
-    Raises ``NotFound`` for a missing path, ``ValidationFailed`` for faulty rows, ``InvalidData`` for a row that is too long with
-    ``on_too_long="fail"`` or when no row is left, ``UserError`` for a parameter, ``DiskFull``.
+    Raises ``NotFound`` for a missing path, ``ValidationFailed`` for faulty rows, ``InvalidData`` for a row that is
+    too long with ``on_too_long="fail"`` or when no row is left, ``UserError`` for a parameter, ``DiskFull``.
     """
     reporter = NullReporter() if reporter is None else reporter
     limit = _limit(max_seq_length, context_length)
@@ -108,14 +112,14 @@ def prepare(
         run.process(files)
         report = run.report(sources, key, today)
         if report.rows_kept == 0:
-            raise _nothing_left(report, files)
-        _write_json(aside / REPORT_FILE, report.to_dict())
+            raise nothing_left(report, files)
+        write_json(aside / REPORT_FILE, report.to_dict())
         for state in aside.glob("*.state.json"):
             state.unlink()
-        _move(aside, output)
+        move(aside, output)
     except OSError as error:
-        raise _disk_error(error, aside) from error
-    _say(report, reporter)
+        raise disk_error(error, aside) from error
+    say(report, reporter)
     return Prepared.open(output)
 
 
@@ -239,32 +243,6 @@ class _Chunk:
     bytes_done: int
 
 
-class _Part:
-    """Rows of the part being filled."""
-
-    def __init__(self) -> None:
-        self.ids: list[np.ndarray] = []
-        self.spans: list[list[int]] = []
-        self.rows: list[int] = []
-        self.locations: list[str] = []
-        self.conversations: list[str] = []
-        self.tokens = 0
-
-    def add(self, number: int, conversation: Conversation, encoded: Encoded) -> None:
-        """Take a row."""
-        self.ids.append(np.array(encoded.ids, dtype=np.int32))
-        self.spans.append([edge for span in encoded.spans for edge in (span.start, span.end)])
-        self.rows.append(number)
-        self.locations.append(conversation.source)
-        self.conversations.append(conversation.to_json())
-        self.tokens += len(encoded.ids)
-
-    @property
-    def full(self) -> bool:
-        """Whether it is time to write it."""
-        return len(self.rows) >= PART_ROWS or self.tokens >= PART_TOKENS
-
-
 class _Run:
     def __init__(
         self,
@@ -286,7 +264,7 @@ class _Run:
         self.tally = _Tally()
         self.faults: list[Fault] = []
         self.lengths: list[np.ndarray] = []
-        self.part = _Part()
+        self.part = Part()
         self.part_number = 0
         self.started = time.monotonic()
         self._writes_tools = "tools" in tokenizer.contract.accepts
@@ -312,7 +290,8 @@ class _Run:
                 + (f", the first {len(self.faults)}:" if count > len(self.faults) else ":"),
                 target=", ".join(str(file) for file in files),
                 details=self.faults,
-                way_out="correct the rows (`tunesmith data check FILE` lists every fault), or leave them out with on_faulty=drop",
+                way_out="correct the rows (`tunesmith data check FILE` lists every fault), "
+                "or leave them out with on_faulty=drop",
             )
         self._flush((len(files), 0))
         self.reporter.progress("prepare", total, total, unit="bytes", values=self._values(resumed_rows, 1.0))
@@ -398,7 +377,8 @@ class _Run:
                 raise InvalidData(
                     f"the conversation has {len(encoded.ids):,} tokens, max_seq_length is {self.limit:,}",
                     target=conversation.source,
-                    way_out="on_too_long=truncate_turns leaves out its oldest turns, drop leaves out the row; or raise max_seq_length",
+                    way_out="on_too_long=truncate_turns leaves out its oldest turns, drop leaves out the row; "
+                    "or raise max_seq_length",
                 )
             shorter = None if self.on_too_long == "drop" else self._shorten(conversation, encoded)
             if shorter is None:
@@ -437,10 +417,10 @@ class _Run:
     def _flush(self, end: tuple[int, int], snapshot: dict[str, Any] | None = None) -> None:
         if self.part.rows:
             self.lengths.append(np.array([len(ids) for ids in self.part.ids], dtype=np.int32))
-            _write_part(self.folder, self.part_number, self.part)
+            write_part(self.folder, self.part_number, self.part)
             state = {"end": list(end), "tally": self._tally_at(snapshot)}
-            _write_json(self.folder / f"{self.part_number:05d}.state.json", state)
-            self.part = _Part()
+            write_json(self.folder / f"{self.part_number:05d}.state.json", state)
+            self.part = Part()
             self.part_number += 1
 
     def _tally_at(self, snapshot: dict[str, Any] | None) -> dict[str, Any]:
@@ -459,8 +439,8 @@ class _Run:
         import pyarrow as pa
 
         end = (0, 0)
-        while (state := _read_state(self.folder / f"{self.part_number:05d}.state.json")) is not None:
-            table = pa.ipc.open_file(pa.memory_map(str(self.folder / _rows_name(self.part_number)))).read_all()
+        while (state := read_state(self.folder / f"{self.part_number:05d}.state.json")) is not None:
+            table = pa.ipc.open_file(pa.memory_map(str(self.folder / rows_name(self.part_number)))).read_all()
             self.lengths.append(np.diff(table["ids"].chunk(0).offsets.to_numpy()).astype(np.int32))
             end = (state["end"][0], state["end"][1])
             self.tally = _Tally(**state["tally"])
@@ -544,155 +524,3 @@ def mask_preview(
         tokens.append(PreviewToken(id, text[position : max(position, end)], trained[index]))
         position = max(position, end)
     return MaskPreview(conversation.source, tuple(tokens), len(encoded.ids), encoded.trained_count)
-
-
-def _say(report: PrepareReport, reporter: Reporter) -> None:
-    rows = f"of {report.rows_read:,} conversations"
-    texts = {
-        "too_long": "were left out: longer than max_seq_length"
-        + (" even with their newest turn alone" if report.on_too_long == "truncate_turns" else ""),
-        "no_trained_tokens": "were left out: no token of them carries loss",
-        "faulty": "were left out: faulty",
-    }
-    codes = {"too_long": "RowsTooLong", "no_trained_tokens": "RowsWithoutLoss", "faulty": "RowsFaulty"}
-    for reason, count in report.dropped.items():
-        shown = ", ".join(count.places[:5]) + (", …" if count.count > 5 else "")
-        reporter.notice(codes[reason], f"{count.count:,} {rows} {texts[reason]} ({shown})", count=count.count)
-    if report.cut.count:
-        reporter.notice(
-            "RowsCut",
-            f"{report.cut.count:,} {rows} were shortened to {report.max_seq_length:,} tokens: {report.turns_removed:,} old exchanges left out",
-            count=report.cut.count,
-        )
-    if report.tools_ignored:
-        reporter.notice(
-            "ToolsIgnored",
-            f"{report.tools_ignored:,} {rows} describe tools, which this model's chat template does not write",
-            count=report.tools_ignored,
-        )
-    if report.marked:
-        reporter.notice(
-            "TemplateNotPrefixStable",
-            f"in {report.marked:,} {rows} the answers were found by marking: the chat template writes earlier turns otherwise once more follow",
-            level="info",
-            count=report.marked,
-        )
-    if report.ends_trained < report.rows_kept:
-        left = report.rows_kept - report.ends_trained
-        reporter.notice(
-            "EndOfTurnWithoutLoss",
-            f"in {left:,} {rows} no end-of-turn token carries loss: from them the model does not learn to stop",
-            count=left,
-        )
-    if report.ignored_fields:
-        shown = ", ".join(f"{name} ({count:,})" for name, count in list(report.ignored_fields.items())[:8])
-        reporter.notice(
-            "FieldsIgnored", f"fields without a meaning here: {shown}", level="info", count=len(report.ignored_fields)
-        )
-    for code, count in report.notes.items():
-        reporter.notice(code, f"{NOTES.get(code, code)}: {count:,} {rows}", level="info", count=count)
-
-
-NOTES = {
-    "NullsDropped": "nulls in tools or their arguments were left out, as Arrow adds them",
-    "DeveloperRole": "the role developer was read as system",
-    "ChosenTaken": "the chosen answer of preference data was taken",
-}
-"""What the notes of ``formats.py`` mean."""
-
-
-def _nothing_left(report: PrepareReport, files: Sequence[Path]) -> InvalidData:
-    reasons = ", ".join(f"{count.count:,} {reason.replace('_', ' ')}" for reason, count in report.dropped.items())
-    return InvalidData(
-        f"no conversation is left to train on ({report.rows_read:,} read" + (f": {reasons})" if reasons else ")"),
-        target=", ".join(str(file) for file in files),
-        way_out="see `tunesmith data check FILE`; raise max_seq_length, or give conversations with answers of the assistant",
-    )
-
-
-# ── files
-
-
-def _rows_name(number: int) -> str:
-    return f"rows-{number:05d}.arrow"
-
-
-def _write_part(folder: Path, number: int, part: _Part) -> None:
-    import pyarrow as pa
-
-    def lists(arrays: Sequence[Any]) -> pa.ListArray:
-        offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
-        np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        values = np.concatenate([np.asarray(array, dtype=np.int32) for array in arrays])
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
-
-    locations = pa.array(part.locations, pa.string())
-    rows = pa.table(
-        {
-            "ids": lists(part.ids),
-            "spans": lists(part.spans),
-            "row": pa.array(part.rows, pa.int64()),
-            "location": locations,
-        }
-    )
-    texts = pa.table({"conversation": pa.array(part.conversations, pa.large_string()), "location": locations})
-    for name, table, compression in (
-        (f"conversations-{number:05d}.arrow", texts, "zstd"),
-        (_rows_name(number), rows, None),
-    ):
-        aside = folder / f".{name}"
-        with (
-            pa.OSFile(str(aside), "wb") as sink,
-            pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer,
-        ):
-            writer.write_table(table)
-        _sync(aside)
-        aside.replace(folder / name)
-
-
-def _write_json(path: Path, body: Any) -> None:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
-    _sync(aside)
-    aside.replace(path)
-
-
-def _read_state(path: Path) -> dict[str, Any] | None:
-    try:
-        body = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _move(folder: Path, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.is_dir():
-        output.rmdir()  # empty: checked before
-    try:
-        folder.rename(output)
-    except OSError:  # another file system
-        aside = output.with_name(f".{output.name}.moving")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(folder, aside)
-        aside.rename(output)
-        shutil.rmtree(folder)
-
-
-def _disk_error(error: OSError, folder: Path) -> Exception:
-    import errno
-
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(folder).free
-        return DiskFull(
-            "no room to write the prepared rows",
-            target=str(folder),
-            way_out="free some room and run again; the rows prepared so far are kept",
-            extra={"free": free},
-        )
-    return error

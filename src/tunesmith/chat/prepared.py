@@ -1,4 +1,5 @@
-"""A prepared data set: token ids and the tokens that carry loss, in Arrow files that are mapped into memory, never loaded.
+"""A prepared data set: token ids and the tokens that carry loss, in Arrow files that are mapped into memory, never
+loaded.
 
     <folder>/prepare.json              the report: what was read, kept, dropped, cut; hashes; a preview
     <folder>/rows-00000.arrow …        ids, runs of trained tokens, row number and place in the source

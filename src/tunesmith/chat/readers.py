@@ -1,8 +1,8 @@
 """Rows of data files, one by one, in bounded memory: JSON lines, JSON arrays, CSV, TSV and Parquet.
 
-A row is a mapping as the file has it; what it means is the business of ``formats.py``. Every row knows its place (``file:line``; for Parquet the
-row's number, from 1). A row that cannot be read is a fault with its place and the way out, and reading goes on with the next where the file
-allows that.
+A row is a mapping as the file has it; what it means is the business of ``formats.py``. Every row knows its place
+(``file:line``; for Parquet the row's number, from 1). A row that cannot be read is a fault with its place and the way
+out, and reading goes on with the next where the file allows that.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Row:
-    """One row: ``data`` (``None`` if ``fault`` says why not), its place, its number in the file from 0, and its JSON text if that is known."""
+    """One row: ``data`` (``None`` if ``fault`` says why not), its place, its number in the file from 0, and its JSON
+    text if that is known.
+    """
 
     __slots__ = ("data", "fault", "location", "number", "raw")
 
@@ -96,7 +98,8 @@ def read_rows(path: Path | str, *, format: FileFormat | Literal["auto"] = "auto"
 class RowReader:
     """Reads one file; iterate over it once.
 
-    ``bytes_read`` of ``total_bytes`` tells how far it is. Rows with a ``fault`` are given out as well: ``check`` counts them.
+    ``bytes_read`` of ``total_bytes`` tells how far it is. Rows with a ``fault`` are given out as well: ``check``
+    counts them.
     """
 
     def __init__(
@@ -216,7 +219,9 @@ class RowReader:
     # ── a JSON array
 
     def _json_array(self) -> Iterator[Row]:
-        """Objects of an array, decoded one by one from a window of text that grows only while an object is longer than it."""
+        """Objects of an array, decoded one by one from a window of text that grows only while an object is longer
+        than it.
+        """
         decoder = json.JSONDecoder(object_pairs_hook=_no_key_twice)
         with self.path.open("rb") as file:
             window = _Window(self, file)

@@ -1,8 +1,9 @@
 """What a chat template does around an assistant's answer, learnt by rendering marked conversations.
 
-A template is a program, so its shape is not read from its source: conversations whose contents are sentinels are rendered, and what stands
-between the sentinels is what the template adds. That tells which token ends a turn (whatever the tokenizer calls its eos), what the
-generation prompt has in common with the header of a finished answer, and which roles the template writes at all.
+A template is a program, so its shape is not read from its source: conversations whose contents are sentinels are
+rendered, and what stands between the sentinels is what the template adds. That tells which token ends a turn
+(whatever the tokenizer calls its eos), what the generation prompt has in common with the header of a finished answer,
+and which roles the template writes at all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tunesmith.chat.messages import Message, ToolCall
 from tunesmith.chat.template import ChatTemplate, TemplateRefused
@@ -115,9 +117,10 @@ def learn_shape(template: ChatTemplate, added_tokens: Sequence[str]) -> Template
     ends = tokens.search(after_last)
     if ends is None:
         raise InvalidModel(
-            f"the chat template puts no token after an assistant's answer (only {after_last!r}): the model could never learn to stop",
+            f"the chat template puts no token after an assistant's answer (only {after_last!r}): "
+            "the model could never learn to stop",
             target="chat_template",
-            way_out="end the assistant's turn in the template with the model's eos token: {{ message['content'] + eos_token }}",
+            way_out="end the assistant's turn in the template with the eos token: {{ message['content'] + eos_token }}",
         )
     stays = whole_tokens(common_prefix(after_first, after_last), (after_first, after_last), tokens)
     return TemplateShape(
@@ -141,12 +144,12 @@ def _accepted(template: ChatTemplate) -> tuple[str, ...]:
     call = Message("assistant", "", tool_calls=(ToolCall(one, {"x": 1}, id="a1b2c3d4e"),))
     answer = Message("tool", three, tool_call_id="a1b2c3d4e", name="f")
     user, end = Message("user", "u"), Message("assistant", "a")
-    trials: tuple[tuple[str, tuple[Message, ...], tuple[dict[str, object], ...], str], ...] = (
+    trials: list[tuple[str, tuple[Message, ...], tuple[dict[str, Any], ...], str]] = [
         ("system", (Message("system", one), user, end), (), one),
         ("tools", (user,), (tool,), one),
         ("tool_calls", (user, call, answer, end), (), one),
         ("tool", (user, call, answer, end), (), three),
-    )
+    ]
     found = []
     for name, messages, tools, mark in trials:
         try:

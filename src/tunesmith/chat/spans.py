@@ -1,14 +1,15 @@
 """Where in the rendered text each answer of the assistant stands: spans found by position, never by token id.
 
-The rule: an answer is what the model has to write. It begins where the generation prompt for it ends, and ends with the end-of-turn token.
+The rule: an answer is what the model has to write. It begins where the generation prompt for it ends, and ends with
+the end-of-turn token.
 
     render(messages[:i], add_generation_prompt=True)   <|user|>…<|end|>␊<|assistant|>␊
     render(messages)                                   <|user|>…<|end|>␊<|assistant|>␊It is 21 degrees.<|end|>␊
     span of message i                                                                 └───────────────────────┘
 
-So a conversation is rendered prefix by prefix, and each prefix must be a prefix of the whole. Where a template is not prefix-stable (it
-writes the tools before the *last* user turn, say), the answer is found by marking: the whole is rendered once more with a sentinel in place
-of that one answer, and both texts may differ in that place only.
+So a conversation is rendered prefix by prefix, and each prefix must be a prefix of the whole. Where a template is not
+prefix-stable (it writes the tools before the *last* user turn, say), the answer is found by marking: the whole is
+rendered once more with a sentinel in place of that one answer, and both texts may differ in that place only.
 
 Knows characters; tokens are the business of ``tokens.py``.
 """
@@ -52,8 +53,8 @@ class TextSpan:
 class SpanFinder:
     """Finds spans for one template.
 
-    ``ends`` matches the tokens that end a turn, ``tokens`` all tokens outside the tokenizer's model; ``surplus_prompt`` and ``trailer`` are
-    those of the chat contract.
+    ``ends`` matches the tokens that end a turn, ``tokens`` all tokens outside the tokenizer's model;
+    ``surplus_prompt`` and ``trailer`` are those of the chat contract.
     """
 
     def __init__(self, *, ends: re.Pattern[str], tokens: re.Pattern[str], surplus_prompt: str, trailer: str) -> None:
@@ -66,7 +67,8 @@ class SpanFinder:
     def answers(
         self, messages: tuple[Message, ...], whole: str, render: Render, wanted: Iterable[int]
     ) -> list[TextSpan]:
-        """The spans of the assistant's messages ``wanted`` (ascending indices) in ``whole``, the text of all ``messages``.
+        """The spans of the assistant's messages ``wanted`` (ascending indices) in ``whole``, the text of all
+        ``messages``.
 
         Raises ``NotFoundInText`` for the first that cannot be located.
         """
@@ -123,8 +125,8 @@ class SpanFinder:
             turn = ""
         if len(turn) > start and whole.startswith(turn):
             return self._last_end(whole, start, len(turn))
-        # The turn looks otherwise when more turns follow it (thinking is left out of it, say). Its end is the first end-of-turn token
-        # after its beginning, unless the answer itself writes such a token.
+        # The turn looks otherwise when more turns follow it (thinking is left out of it, say). Its end is the first
+        # end-of-turn token after its beginning, unless the answer itself writes such a token.
         if self._ends.search(message.content) or any(
             self._ends.search(repr(call.arguments)) for call in message.tool_calls
         ):

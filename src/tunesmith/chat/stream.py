@@ -1,7 +1,8 @@
 """Ids to text, one by one.
 
-A character may be made of several tokens, and what a token looks like may depend on the one before it (a leading space). So a window of recent
-ids is decoded with and without the new one, and the difference is given out once it is whole characters.
+A character may be made of several tokens, and what a token looks like may depend on the one before it (a leading
+space). So a window of recent ids is decoded with and without the new one, and the difference is given out once it is
+whole characters.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from collections.abc import Callable
 
 _REPLACEMENT = "\ufffd"
 _PENDING_AT_MOST = 64
-"""Ids held back while they do not make a whole character; more than any character needs, so what is left is really broken."""
+"""Ids held back while they do not make a whole character; more than any character needs, so what is left is really
+broken.
+"""
 
 
 class StreamDecoder:
-    """``push(id)`` gives the text that became final; ``flush()`` gives the rest. Their concatenation is the decoding of all ids."""
+    """``push(id)`` gives the text that became final; ``flush()`` gives the rest. Their concatenation is the decoding
+    of all ids.
+    """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode

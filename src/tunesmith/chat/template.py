@@ -1,8 +1,9 @@
 """A chat template: Jinja text that turns messages into the text a model was trained on.
 
-The environment is the one that model authors write their templates for: Hugging Face transformers' (sandboxed and immutable,
-``trim_blocks``, ``lstrip_blocks``, ``break`` and ``continue``, a ``tojson`` that does not escape HTML, ``raise_exception``,
-``strftime_now``, the ``{% generation %}`` block). A template comes from outside, so it runs in Jinja's sandbox and sees plain data only.
+The environment is the one that model authors write their templates for: Hugging Face transformers' (sandboxed and
+immutable, ``trim_blocks``, ``lstrip_blocks``, ``break`` and ``continue``, a ``tojson`` that does not escape HTML,
+``raise_exception``, ``strftime_now``, the ``{% generation %}`` block). A template comes from outside, so it runs in
+Jinja's sandbox and sees plain data only.
 
 Knows nothing of tokens.
 """
@@ -122,8 +123,8 @@ def _compile(source: str) -> jinja2.Template:
 class ChatTemplate:
     """A compiled template.
 
-    ``variables`` are the special tokens by their names (``bos_token``, ``eos_token``, …). ``today`` fixes what ``strftime_now`` tells;
-    ``None`` is the clock.
+    ``variables`` are the special tokens by their names (``bos_token``, ``eos_token``, …). ``today`` fixes what
+    ``strftime_now`` tells; ``None`` is the clock.
     """
 
     def __init__(self, source: str, variables: Mapping[str, str], *, tool_source: str | None = None) -> None:

@@ -1,8 +1,9 @@
 """Messages to token ids and back: the only place in the project where that happens.
 
-A conversation is rendered by the model's chat template and encoded in one piece with ``add_special_tokens=False`` (the template has written
-every special token, so there is never a second BOS). The ids equal those of transformers' ``apply_chat_template``. Which tokens carry loss is
-decided by their place in the text (see ``spans.py``): that ``pad`` and ``eos`` are often one token does no harm.
+A conversation is rendered by the model's chat template and encoded in one piece with ``add_special_tokens=False``
+(the template has written every special token, so there is never a second BOS). The ids equal those of transformers'
+``apply_chat_template``. Which tokens carry loss is decided by their place in the text (see ``spans.py``): that
+``pad`` and ``eos`` are often one token does no harm.
 
 Needs ``tokenizers`` and ``jinja2`` only.
 """
@@ -10,15 +11,13 @@ Needs ``tokenizers`` and ``jinja2`` only.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from tokenizers import AddedToken, Encoding, Tokenizer, processors
+from tokenizers import Encoding
 
 from tunesmith.chat.contract import (
     CONTRACT_FILE,
@@ -28,64 +27,25 @@ from tunesmith.chat.contract import (
     ChatContract,
     Probe,
 )
+from tunesmith.chat.encoded import Encoded, LossOn, Rendered, TokenSpan
+from tunesmith.chat.folder import (
+    eos_ids,
+    open_tokenizer,
+    read_json,
+    read_tokenizer,
+    special_tokens,
+    templates,
+    variables,
+)
 from tunesmith.chat.messages import Conversation, Message
+from tunesmith.chat.refusals import check_written, place, refusal
 from tunesmith.chat.shape import learn_shape, token_pattern
-from tunesmith.chat.spans import Method, NotFoundInText, SpanFinder, TextSpan
+from tunesmith.chat.spans import NotFoundInText, SpanFinder, TextSpan
 from tunesmith.chat.stream import StreamDecoder
 from tunesmith.chat.template import ChatTemplate, TemplateRefused
 from tunesmith.errors import InvalidData, InvalidModel, UserError
 
-LossOn = Literal["assistant", "last_assistant", "all"]
-"""Which turns carry loss; a message's own ``train`` wins over it."""
-
-SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 PROBES_AT_LEAST = 5
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSpan:
-    """Tokens ``start`` to ``end`` (exclusive), written for message ``message``."""
-
-    message: int
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A conversation as ids."""
-
-    ids: list[int]
-    spans: tuple[TokenSpan, ...]
-    """The runs of tokens that carry loss, ascending and disjoint."""
-    method: Method = "prefix"
-    """How the answers were found: ``marked`` where the template is not prefix-stable; see ``spans.py``."""
-
-    @property
-    def trained(self) -> list[bool]:
-        """For each id whether it carries loss."""
-        flags = [False] * len(self.ids)
-        for span in self.spans:
-            flags[span.start : span.end] = [True] * (span.end - span.start)
-        return flags
-
-    @property
-    def trained_count(self) -> int:
-        """How many ids carry loss."""
-        return sum(span.end - span.start for span in self.spans)
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A conversation as text, with the spans of text that carry loss."""
-
-    text: str
-    spans: tuple[TextSpan, ...]
-
-    @property
-    def method(self) -> Method:
-        """``marked`` if any span was found so."""
-        return "marked" if any(span.method == "marked" for span in self.spans) else "prefix"
 
 
 class ChatTokenizer:
@@ -102,9 +62,9 @@ class ChatTokenizer:
         self.contract = contract
         self.tokenizer_json = tokenizer_json
         self.today = today
-        self._tokenizer = _open_tokenizer(tokenizer_json, contract.added_tokens)
+        self._tokenizer = open_tokenizer(tokenizer_json, contract.added_tokens)
         self._template = ChatTemplate(
-            contract.template, _variables(contract.special_tokens), tool_source=contract.tool_template
+            contract.template, variables(contract.special_tokens), tool_source=contract.tool_template
         )
         added = self._tokenizer.get_added_tokens_decoder()
         self._added_ids = frozenset(added)
@@ -124,17 +84,18 @@ class ChatTokenizer:
     def load(cls, folder: Path) -> ChatTokenizer:
         """Open a model package's tokenizer with its contract.
 
-        Raises ``InvalidModel`` when either file is missing, or when ``tokenizer.json`` is not the one the contract was made for.
+        Raises ``InvalidModel`` when either file is missing, or when ``tokenizer.json`` is not the one the contract
+        was made for.
         """
         contract = ChatContract.read(folder)
-        content = _read_tokenizer(folder)
+        content = read_tokenizer(folder)
         found = hashlib.sha256(content).hexdigest()
         if found != contract.tokenizer_sha256:
             raise InvalidModel(
                 f"{TOKENIZER_FILE} is not the one the chat contract was made for "
                 f"(sha256 {found[:12]}…, the contract names {contract.tokenizer_sha256[:12]}…)",
                 target=str(folder / TOKENIZER_FILE),
-                way_out="import the model again; a tokenizer that changed after training gives the model other ids than it learnt",
+                way_out="import the model again; a tokenizer that changed gives the model other ids than it learnt",
             )
         return cls(content, contract)
 
@@ -142,19 +103,19 @@ class ChatTokenizer:
     def build(cls, folder: Path, *, template: str | None = None) -> ChatTokenizer:
         """Make a tokenizer and its contract from a Hugging Face folder; ``save`` writes the contract.
 
-        ``template`` is Jinja source to use in place of the folder's own. Raises ``InvalidModel`` when the folder has no ``tokenizer.json``,
-        no chat template, or a template that cannot be learnt from (see ``shape.py``).
+        ``template`` is Jinja source to use in place of the folder's own. Raises ``InvalidModel`` when the folder has
+        no ``tokenizer.json``, no chat template, or a template that cannot be learnt from (see ``shape.py``).
         """
-        content = _read_tokenizer(folder)
-        config = _read_json(folder / "tokenizer_config.json")
-        special = _special_tokens(config, _read_json(folder / "special_tokens_map.json"))
-        bare = _open_tokenizer(content, ())
+        content = read_tokenizer(folder)
+        config = read_json(folder / "tokenizer_config.json")
+        special = special_tokens(config, read_json(folder / "special_tokens_map.json"))
+        bare = open_tokenizer(content, ())
         added_tokens = tuple(
             dict.fromkeys(token for token in special.values() if token is not None and bare.token_to_id(token) is None)
         )
-        tokenizer = _open_tokenizer(content, added_tokens)
-        source, tool_source = (template, None) if template is not None else _templates(folder, config)
-        chat_template = ChatTemplate(source, _variables(special), tool_source=tool_source)
+        tokenizer = open_tokenizer(content, added_tokens)
+        source, tool_source = (template, None) if template is not None else templates(folder, config)
+        chat_template = ChatTemplate(source, variables(special), tool_source=tool_source)
         shape = learn_shape(chat_template, [token.content for token in tokenizer.get_added_tokens_decoder().values()])
         contract = ChatContract(
             template=source,
@@ -162,7 +123,7 @@ class ChatTokenizer:
             special_tokens=special,
             added_tokens=added_tokens,
             end_of_turn=shape.end_of_turn,
-            eos_token_ids=_eos_ids(folder, tokenizer, shape.end_of_turn, special.get("eos_token")),
+            eos_token_ids=eos_ids(folder, tokenizer, shape.end_of_turn, special.get("eos_token")),
             surplus_prompt=shape.surplus_prompt,
             trailer=shape.trailer,
             accepts=shape.accepts,
@@ -179,7 +140,9 @@ class ChatTokenizer:
         return cls(content, ChatContract(**{**contract.__dict__, "probes": probes}))
 
     def save(self, folder: Path) -> Path:
-        """Write ``chat_contract.json`` into ``folder``, and ``tokenizer.json`` unless it is there. Returns the contract's path."""
+        """Write ``chat_contract.json`` into ``folder``, and ``tokenizer.json`` unless it is there. Returns the
+        contract's path.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / CONTRACT_FILE
         aside = folder / f".{CONTRACT_FILE}.{os.getpid()}"
@@ -236,7 +199,8 @@ class ChatTokenizer:
     def render_marked(self, conversation: Conversation, *, loss_on: LossOn = "assistant") -> Rendered:
         """The text of a conversation with the spans that carry loss.
 
-        Raises ``InvalidData`` where the template refuses the conversation, or writes it so that an answer cannot be located.
+        Raises ``InvalidData`` where the template refuses the conversation, or writes it so that an answer cannot be
+        located.
         """
         if loss_on not in get_args(LossOn):
             raise UserError(
@@ -256,13 +220,14 @@ class ChatTokenizer:
             )
         except NotFoundInText as lost:
             raise InvalidData(
-                f"the chat template writes this conversation so that the {messages[lost.index].role}'s message cannot be located in it",
-                target=_place(conversation, lost.index),
+                f"the chat template writes this conversation so that this message of the {messages[lost.index].role} "
+                "cannot be located in it",
+                target=place(conversation, lost.index),
                 way_out="leave the row out, or use a chat template that writes the messages as they are",
             ) from None
 
     def encode(self, conversation: Conversation, *, loss_on: LossOn = "assistant") -> Encoded:
-        """The ids of a conversation and the tokens that carry loss. Raises ``InvalidData`` as ``render_marked`` does."""
+        """The ids of a conversation, and which carry loss. Raises ``InvalidData`` as ``render_marked`` does."""
         rendered = self.render_marked(conversation, loss_on=loss_on)
         return self._locate(self._tokenizer.encode(rendered.text, add_special_tokens=False), rendered)
 
@@ -308,7 +273,8 @@ class ChatTokenizer:
                     f"probe conversation {number} gives other ids than recorded when the contract was made "
                     f"({_differ(again.ids, probe.ids)})",
                     target=f"{CONTRACT_FILE}#probes[{number}]",
-                    way_out="import the model again with the installed tokenizers and jinja2, or install the versions it was made with",
+                    way_out="import the model again with the installed tokenizers and jinja2, "
+                    "or install the versions it was made with",
                 )
 
     def _probe(self, conversation: Conversation, add_generation_prompt: bool) -> Probe:
@@ -332,40 +298,16 @@ class ChatTokenizer:
         if not conversation.messages:
             raise InvalidData("a conversation without messages", target=conversation.source or None)
         try:
-            return self._text(conversation.messages, conversation.tools, prompt)
+            text = self._text(conversation.messages, conversation.tools, prompt)
         except TemplateRefused as refused:
-            raise self._refusal(conversation, refused) from refused
-
-    def _refusal(self, conversation: Conversation, refused: TemplateRefused) -> InvalidData:
-        """Name the first message that the template does not take, and what to do about it."""
-        messages = conversation.messages
-        index = len(messages) - 1
-        for last in range(len(messages)):
-            try:
-                self._text(messages[: last + 1], conversation.tools, False)
-            except TemplateRefused as inner:
-                if str(inner) == str(refused):
-                    index = last
-                    break
-        message = messages[index]
-        accepts = self.contract.accepts
-        if message.role == "system" and "system" not in accepts:
-            way_out = (
-                "this model has no system role: put the text into the first user message (convert with fold_system)"
-            )
-        elif (message.tool_calls and "tool_calls" not in accepts) or (message.role == "tool" and "tool" not in accepts):
-            way_out = (
-                "this model's template has no tool turns: leave the row out, or choose a model that was made for tools"
-            )
-        elif index and messages[index - 1].role == message.role:
-            way_out = f"join the two {message.role} messages into one: this template wants the roles to take turns"
-        else:
-            way_out = "this template wants user and assistant to take turns, beginning with the user"
-        return InvalidData(
-            f"the chat template refuses the role {message.role!r} here: {refused}",
-            target=_place(conversation, index, "role"),
-            way_out=way_out,
-        )
+            raise refusal(
+                conversation,
+                refused,
+                self.contract.accepts,
+                lambda messages: self._text(messages, conversation.tools, False),
+            ) from refused
+        check_written(conversation, self.contract.accepts)
+        return text
 
     def _all_but_untrained(self, messages: tuple[Message, ...], text: str, render: Any) -> tuple[TextSpan, ...]:
         """Everything, less the messages that say ``train: false``."""
@@ -388,19 +330,20 @@ class ChatTokenizer:
     def _locate(self, encoding: Encoding, rendered: Rendered) -> Encoded:
         """Spans of text to runs of tokens.
 
-        A token belongs to a span if it stands for a character of it. At its beginning there is one exception: an added token that began
-        before the span (``<|assistant|>`` of Phi-3 swallows the white space after it) was the template's.
+        A token belongs to a span if it stands for a character of it. At its beginning there is one exception: an
+        added token that began before the span (``<|assistant|>`` of Phi-3 swallows the white space after it) was the
+        template's.
         """
         ids: list[int] = encoding.ids
         spans: list[TokenSpan] = []
         size = len(rendered.text)
         for span in rendered.spans:
             first = self._token_at(encoding, span.start, size, len(ids))
-            if first < len(ids) and encoding.token_to_chars(first)[0] < span.start and ids[first] in self._added_ids:
+            if first < len(ids) and _begin(encoding, first) < span.start and ids[first] in self._added_ids:
                 first += 1
             last = self._token_at(encoding, span.end, size, len(ids))
             # A token that reaches over the end of the span belongs to it.
-            if last < len(ids) and encoding.token_to_chars(last)[0] < span.end:
+            if last < len(ids) and _begin(encoding, last) < span.end:
                 last += 1
             if spans and first < spans[-1].end:
                 first = spans[-1].end
@@ -419,6 +362,11 @@ class ChatTokenizer:
         return count
 
 
+def _begin(encoding: Encoding, token: int) -> int:
+    place = encoding.token_to_chars(token)
+    return 0 if place is None else place[0]
+
+
 def _trained_answers(messages: Sequence[Message], loss_on: LossOn) -> list[int]:
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     by_default = set(answers if loss_on == "assistant" else answers[-1:])
@@ -429,138 +377,8 @@ def _trained_answers(messages: Sequence[Message], loss_on: LossOn) -> list[int]:
     ]
 
 
-def _place(conversation: Conversation, index: int, field: str = "") -> str:
-    return f"{conversation.source}#messages[{index}]" + (f".{field}" if field else "")
-
-
 def _differ(now: tuple[int, ...] | None, then: tuple[int, ...] | None) -> str:
     if now is None or then is None:
         return "the template refuses it now" if now is None else "the template refused it then"
     at = next((i for i, (a, b) in enumerate(zip(now, then, strict=False)) if a != b), min(len(now), len(then)))
     return f"position {at}: {now[at : at + 3]} now, {then[at : at + 3]} recorded"
-
-
-def _read_tokenizer(folder: Path) -> bytes:
-    path = folder / TOKENIZER_FILE
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        slow = [name for name in ("tokenizer.model", "vocab.json", "spiece.model") if (folder / name).exists()]
-        if not folder.is_dir():
-            raise InvalidModel("no such model folder", target=str(folder)) from None
-        if slow:
-            raise InvalidModel(
-                f"no {TOKENIZER_FILE}, only {', '.join(slow)}",
-                target=str(folder),
-                way_out="import the folder with `tunesmith models import`, which converts it, or save it once with transformers' "
-                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)",
-            ) from None
-        raise InvalidModel(
-            f"no {TOKENIZER_FILE} in the model folder",
-            target=str(folder),
-            way_out="copy the tokenizer's files of the base model into the folder",
-        ) from None
-    except OSError as error:
-        raise InvalidModel(f"cannot read: {error.strerror}", target=str(path)) from error
-
-
-def _open_tokenizer(content: bytes, added_tokens: Sequence[str]) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises plain Exception
-        raise InvalidModel(
-            f"{TOKENIZER_FILE} cannot be read: {error}",
-            target=TOKENIZER_FILE,
-            way_out="copy the file again from the base model",
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    # A post-processor only adds special tokens (never wanted here) and trims offsets, which would lose white space from its tokens' places.
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    missing = [token for token in added_tokens if tokenizer.token_to_id(token) is None]
-    if missing:
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
-    return tokenizer
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InvalidModel(
-            f"not valid JSON: {error}", target=str(path), way_out="copy the file again from the base model"
-        ) from error
-    return body if isinstance(body, dict) else {}
-
-
-def _token_text(value: Any) -> str | None:
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
-
-
-def _special_tokens(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, str | None]:
-    """Named special tokens: those every model may have, and a model's own (``image_token`` and the like)."""
-    merged = {
-        **(legacy if "added_tokens_decoder" not in config else {}),
-        **{k: v for k, v in config.items() if v is not None},
-    }
-    extra = merged.get("extra_special_tokens")
-    own = {name: value for name, value in merged.items() if name.endswith("_token") and name not in SPECIAL_NAMES}
-    if isinstance(extra, Mapping):
-        own.update(extra)
-    found: dict[str, str | None] = {}
-    for name, value in [*((name, merged.get(name)) for name in SPECIAL_NAMES), *sorted(own.items())]:
-        if (text := _token_text(value)) is not None:
-            found[name] = text
-    return found
-
-
-def _templates(folder: Path, config: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The template and, where the model has one, that for conversations with tools."""
-    named: dict[str, str] = {}
-    listed = config.get("chat_template")
-    if isinstance(listed, str):
-        named["default"] = listed
-    elif isinstance(listed, list):
-        named.update({item["name"]: item["template"] for item in listed if isinstance(item, Mapping)})
-    elif isinstance(listed, Mapping):
-        named.update({str(name): str(text) for name, text in listed.items()})
-    own = folder / "chat_template.jinja"
-    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    if own.is_file() or others:  # files win over the configuration
-        named = {path.stem: path.read_text(encoding="utf-8") for path in others}
-        if own.is_file():
-            named["default"] = own.read_text(encoding="utf-8")
-    if not named and (folder / "chat_template.json").is_file():
-        text = _read_json(folder / "chat_template.json").get("chat_template")
-        if isinstance(text, str):
-            named["default"] = text
-    if "default" not in named:
-        raise InvalidModel(
-            "the model has no chat template" + (f" named default, only {', '.join(sorted(named))}" if named else ""),
-            target=str(folder),
-            way_out="use the instruct variant of the model, or give a template in chat_template.jinja",
-        )
-    return named["default"], named.get("tool_use")
-
-
-def _eos_ids(folder: Path, tokenizer: Tokenizer, end_of_turn: str, eos: str | None) -> tuple[int, ...]:
-    """The id that ends a turn, then whatever else ends generation for this model."""
-    ids = [tokenizer.token_to_id(end_of_turn)]
-    if eos is not None:
-        ids.append(tokenizer.token_to_id(eos))
-    listed: Any = None
-    for name in ("generation_config.json", "config.json"):
-        listed = _read_json(folder / name).get("eos_token_id")
-        if listed is not None:
-            break
-    ids += listed if isinstance(listed, list) else [listed]
-    size = tokenizer.get_vocab_size(with_added_tokens=True)
-    return tuple(dict.fromkeys(id for id in ids if isinstance(id, int) and 0 <= id < size))
-
-
-def _variables(special: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: token for name, token in special.items() if token is not None}

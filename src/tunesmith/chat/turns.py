@@ -40,8 +40,8 @@ def shorten(
 ) -> tuple[Conversation, int] | None:
     """Leave out as few of the oldest exchanges as make the conversation fit ``limit`` by ``measure``.
 
-    ``guess`` is where to begin looking. Returns the shorter conversation and how many exchanges it lost, or ``None`` if even the newest
-    exchange alone is too long.
+    ``guess`` is where to begin looking. Returns the shorter conversation and how many exchanges it lost, or ``None``
+    if even the newest exchange alone is too long.
     """
     most = len(exchanges(conversation)) - 1
     if most < 1:
