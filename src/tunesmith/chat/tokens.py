@@ -306,7 +306,8 @@ class ChatTokenizer:
                 self.contract.accepts,
                 lambda messages: self._text(messages, conversation.tools, False),
             ) from refused
-        check_written(conversation, self.contract.accepts)
+        if not (conversation.tools and self.contract.tool_template):  # a template of its own for tools writes them
+            check_written(conversation, self.contract.accepts)
         return text
 
     def _all_but_untrained(self, messages: tuple[Message, ...], text: str, render: Any) -> tuple[TextSpan, ...]:
