@@ -87,7 +87,7 @@ class Quickstart:
             model=model,
             endpoint=endpoint,
             key=key,
-            status=info,
+            info=info,
             times=self.times,
             total=time.monotonic() - began,
         )
