@@ -63,7 +63,8 @@ def closing(
         verb = "lower" if gained.change < 0 else "higher"
         console.print(
             Text(
-                f"Perplexity on held-out answers: {gained.base:.2f} → {gained.tuned:.2f}, {abs(gained.relative):.0%} {verb}.",
+                f"Perplexity on held-out answers: {gained.base:.2f} → {gained.tuned:.2f}, "
+                f"{abs(gained.relative):.0%} {verb}.",
                 "bold green" if gained.change < 0 else "bold red",
             )
         )
