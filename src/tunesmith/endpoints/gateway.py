@@ -321,6 +321,7 @@ class Generation:
             self._counters.first_token.add(time.perf_counter() - self._start)
         else:
             self._whole = await response.read()
+            self._give_back()
 
     def _too_slow(self) -> RequestTimeout:
         limit = self._route.settings.request_timeout_ms
