@@ -30,6 +30,7 @@ from tunesmith.server.background import Background
 from tunesmith.server.context import RequestContext
 from tunesmith.server.errors import Unexpected, add_error_handlers, known_query
 from tunesmith.server.lifecycle import Lifecycle
+from tunesmith.server.openapi import add_openapi
 
 if TYPE_CHECKING:
     from tunesmith.workspace import Services
@@ -76,6 +77,7 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     app.include_router(docs_page.router)
     app.include_router(mlflow_proxy.router)
     add_error_handlers(app)
+    add_openapi(app)
     # The last one added is the outermost one.
     app.add_middleware(
         Guard,

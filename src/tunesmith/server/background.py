@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tunesmith.server")
 
-JOBS_SECONDS = 0.25
-"""Between two looks at the jobs: how late a state can be."""
 MIRROR_SECONDS = 1.0
 """Between two rounds of copying metrics to MLflow."""
 AFTER_FAULT_SECONDS = 5.0
@@ -37,27 +35,23 @@ class Background:
         self._lifecycle = lifecycle
         self._gateway = gateway
         self._controller = controller
-        self._tasks: list[asyncio.Task[None]] = []
+        self._mirroring: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Background:
         await self._controller.start()
-        self._tasks = [
-            asyncio.create_task(_forever("jobs", self._jobs, JOBS_SECONDS)),
-            asyncio.create_task(_forever("mirror", self._mirror, MIRROR_SECONDS)),
-        ]
+        await asyncio.to_thread(self._services.jobs.start)
+        self._mirroring = asyncio.create_task(_forever("mirror", self._mirror, MIRROR_SECONDS))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._mirroring is not None:
+            self._mirroring.cancel()
+            await asyncio.gather(self._mirroring, return_exceptions=True)
+        await asyncio.to_thread(self._services.jobs.stop)
         await self._controller.stop(end_instances=self._lifecycle.end_instances)
         await self._gateway.close()
-
-    async def _jobs(self) -> None:
-        await asyncio.to_thread(self._services.jobs.reconcile)
 
     async def _mirror(self) -> None:
         await asyncio.to_thread(self._services.tracking.mirror)

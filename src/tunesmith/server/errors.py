@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tunesmith.errors import Fault, NotFound, TunesmithError, UserError, ValidationFailed
+from tunesmith.errors import Fault, NotFound, TooLarge, TunesmithError, UserError, ValidationFailed
 from tunesmith.records.validation import validation_failed
 
 log = logging.getLogger("tunesmith.server")
@@ -58,7 +58,8 @@ def add_error_handlers(app: FastAPI) -> None:
             response.status_code = 405
             response.headers["Allow"] = allowed
             return response
-        response = error_response(UserError(str(error.detail), target=where))
+        kind = {400: ValidationFailed, 413: TooLarge}.get(error.status_code, UserError)
+        response = error_response(kind(str(error.detail), target=where))
         response.status_code = error.status_code
         return response
 

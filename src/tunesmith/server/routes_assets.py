@@ -97,20 +97,25 @@ def _routes(kind: AssetKind, record: type[A]) -> None:
     tags: list[Any] = [kind]
     many: Any = list[record]  # type: ignore[valid-type]
     add = router.add_api_route
-    add(base, list_versions, response_model=many, tags=tags, name=f"list_{kind}", summary=f"List {kind}")
-    add(f"{base}/{{name}}", list_of_name, response_model=many, tags=tags, summary=f"All versions of a {one}")
     version = f"{base}/{{name}}/versions/{{version}}"
-    add(version, get_version, response_model=record, tags=tags, summary=f"One version of a {one}")
-    add(f"{base}/{{name}}/labels/{{label}}", get_label, response_model=record, tags=tags, summary=f"A {one} by label")
-    add(
-        version,
-        update_version,
-        methods=["PATCH"],
-        response_model=record,
-        tags=tags,
-        summary=f"Change the description or tags of a {one}, archive or restore it",
-    )
-    add(version, delete_version, methods=["DELETE"], tags=tags, summary=f"Delete a version of a {one} with its files")
+    label = f"{base}/{{name}}/labels/{{label}}"
+    word = one.replace(" ", "_")
+    add(base, list_versions, response_model=many, tags=tags, name=f"list_{kind}", summary=f"List {kind}")
+    for path, method, route, answer, name, summary in (
+        (f"{base}/{{name}}", "GET", list_of_name, many, f"list_{word}_versions", f"All versions of a {one}"),
+        (version, "GET", get_version, record, f"get_{word}_version", f"One version of a {one}"),
+        (label, "GET", get_label, record, f"get_{word}_by_label", f"A {one} by label"),
+        (
+            version,
+            "PATCH",
+            update_version,
+            record,
+            f"update_{word}_version",
+            f"Describe, tag, archive or restore a {one}",
+        ),
+        (version, "DELETE", delete_version, Deleted, f"delete_{word}_version", f"Delete a version of a {one}"),
+    ):
+        add(path, route, methods=[method], response_model=answer, tags=tags, name=name, summary=summary)
 
 
 _routes("models", ModelVersion)

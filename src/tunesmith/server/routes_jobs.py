@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query
@@ -13,7 +12,7 @@ from tunesmith.records.jobs import Job, JobStatus, MetricPoint, Output, StepExpl
 from tunesmith.records.workspace import Deleted, FileEntry
 from tunesmith.server.dependencies import LifecycleOf, ServicesOf
 from tunesmith.server.folders import list_files, send_file
-from tunesmith.server.sse import stream
+from tunesmith.server.sse import Batch, stream
 
 router = APIRouter(tags=["jobs"])
 
@@ -72,12 +71,13 @@ async def get_events(
 
     The stream ends with the event `end` once the job is over. Without it, it broke off: ask again with `after`.
     """
-    await run_in_threadpool(services.jobs.get, name)  # an unknown job is a 404, not an empty stream
+    cursor = after or last_event_id
 
-    def fetch(cursor: str | None) -> object:
-        return services.jobs.events(name, after=cursor)
+    def fetch(cursor: str | None) -> Batch:
+        return services.jobs.events(name, cursor)
 
-    body: AsyncIterator[bytes] = stream(fetch, after=after or last_event_id, follow=follow, stopping=lifecycle.stopping)
+    first = await run_in_threadpool(fetch, cursor)  # an unknown job or cursor is an error, not an empty stream
+    body = stream(fetch, first, after=cursor, follow=follow, stopping=lifecycle.stopping)
     return StreamingResponse(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
@@ -108,7 +108,7 @@ def explain_job(services: ServicesOf, name: Name) -> list[StepExplanation]:
 @router.get("/jobs/{name}/outputs")
 def get_outputs(services: ServicesOf, name: Name) -> dict[str, Output]:
     """The job's outputs by name."""
-    return services.jobs.get(name).outputs
+    return services.jobs.outputs(name)
 
 
 @router.get("/jobs/{name}/outputs/{output}/files")

@@ -12,29 +12,42 @@ from tunesmith.records.workspace import JobEvent
 POLL_SECONDS = 0.15
 HEARTBEAT_SECONDS = 10.0
 
-Fetch = Callable[[str | None], tuple[Sequence[JobEvent], bool]]
-"""The events after a cursor, and whether the job is over (and these are the last)."""
+Batch = tuple[Sequence[JobEvent], bool]
+"""Events, and whether the job is over and there will be no more."""
+Fetch = Callable[[str | None], Batch]
+"""The events after a cursor."""
 
 
-async def stream(fetch: Fetch, *, after: str | None, follow: bool, stopping: asyncio.Event) -> AsyncIterator[bytes]:
-    """The stream's bytes. Ends with the event ``end`` once the job is over, without it when the server stops."""
+async def stream(
+    fetch: Fetch, first: Batch, *, after: str | None, follow: bool, stopping: asyncio.Event
+) -> AsyncIterator[bytes]:
+    """The stream's bytes, beginning with ``first``, the batch after ``after``.
+
+    Ends with the event ``end`` once the job is over, and without it when the server stops.
+    """
     quiet = 0.0
+    events, over = first
     while True:
-        events, over = await run_in_threadpool(fetch, after)
         for event in events:
             after = event.id
             yield f"id: {event.id}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n".encode()
         if over:
             yield b"event: end\ndata: {}\n\n"
             return
-        if not follow:
-            return
-        quiet = 0.0 if events else quiet + POLL_SECONDS
-        if quiet >= HEARTBEAT_SECONDS:
-            quiet = 0.0
-            yield b": still here\n\n"
-        try:
-            await asyncio.wait_for(stopping.wait(), POLL_SECONDS)
-        except TimeoutError:
-            continue
-        return
+        if not events:
+            if not follow or await _told(stopping):
+                return
+            quiet += POLL_SECONDS
+            if quiet >= HEARTBEAT_SECONDS:
+                quiet = 0.0
+                yield b": still here\n\n"
+        events, over = await run_in_threadpool(fetch, after)
+
+
+async def _told(stopping: asyncio.Event) -> bool:
+    """Whether the server is told to stop before the next look is due."""
+    try:
+        await asyncio.wait_for(stopping.wait(), POLL_SECONDS)
+    except TimeoutError:
+        return False
+    return True
