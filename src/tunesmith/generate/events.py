@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "cancelled"]
-"""``stop``: the model ended its turn, or a stop string appeared. ``length``: ``max_tokens`` or the context is reached."""
+"""``stop``: the model ended its turn, or a stop string came. ``length``: ``max_tokens`` or the context was reached."""
 
 
 @dataclass(frozen=True, slots=True)

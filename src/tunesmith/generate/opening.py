@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -11,6 +10,8 @@ from tunesmith.generate.precision import Precision, choose_precision, torch_dtyp
 from tunesmith.generate.types import Engine, EngineDescription
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from tunesmith.models.package import ModelPackage
 
 ENGINES = ("transformers",)
@@ -56,13 +57,44 @@ def open_engine(
     return _open_transformers(opened, precision, threads, device, max_answers, cache_bytes)
 
 
-def _open_transformers(
-    package: ModelPackage, precision: str, threads: int | None, device: str, max_answers: int, cache_bytes: int | None
+def serve_model(
+    model: PreTrainedModel,
+    package: ModelPackage,
+    *,
+    precision: str,
+    reason: str,
+    max_answers: int = DEFAULT_ANSWERS,
+    cache_bytes: int | None = None,
 ) -> Engine:
+    """An engine over a model that is in memory already, which becomes the engine's: closing frees it.
+
+    ``package`` gives the chat contract and the context length.
+    """
     import psutil
     import torch
 
     from tunesmith.generate.engines.transformers_engine import TransformersEngine
+
+    if cache_bytes is None:
+        on_gpu = model.device.type == "cuda"
+        free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+        cache_bytes = int(CACHE_SHARE * free)
+    description = EngineDescription(
+        engine="transformers",
+        precision=precision,
+        reason=reason,
+        threads=torch.get_num_threads(),
+        context_length=package.manifest.context_length,
+        details={"device": str(model.device), "max_answers": max_answers, "cache_limit_bytes": cache_bytes},
+    )
+    return TransformersEngine(model, package.tokenizer(), description, max_answers=max_answers, cache_bytes=cache_bytes)
+
+
+def _open_transformers(
+    package: ModelPackage, precision: str, threads: int | None, device: str, max_answers: int, cache_bytes: int | None
+) -> Engine:
+    import torch
+
     from tunesmith.models.loading import load_model
 
     if threads is not None:
@@ -71,20 +103,6 @@ def _open_transformers(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen, reason = choose_precision(package, precision, device)
     model = load_model(package, dtype=torch_dtype(chosen), device=device)
-    if cache_bytes is None:
-        free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else psutil.virtual_memory().available
-        cache_bytes = int(CACHE_SHARE * free)
-    description = EngineDescription(
-        engine="transformers",
-        precision=chosen,
-        reason=reason,
-        threads=torch.get_num_threads(),
-        context_length=package.manifest.context_length,
-        details={
-            "device": device,
-            "max_answers": max_answers,
-            "cache_limit_bytes": cache_bytes,
-            "process": os.getpid(),
-        },
+    return serve_model(
+        model, package, precision=chosen, reason=reason, max_answers=max_answers, cache_bytes=cache_bytes
     )
-    return TransformersEngine(model, package.tokenizer(), description, max_answers=max_answers, cache_bytes=cache_bytes)
