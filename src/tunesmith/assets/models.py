@@ -5,8 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tunesmith.assets.references import AssetReference
 from tunesmith.assets.registry import SystemRegistry
 from tunesmith.assets.service import AssetService
 from tunesmith.assets.sources import Source, Sources
-from tunesmith.errors import InvalidModel
+from tunesmith.errors import Conflict, InvalidModel
 from tunesmith.records.assets import ModelVersion, RegisterModel
 from tunesmith.records.jobs import JobStatus
 from tunesmith.storage import atomic
@@ -34,20 +33,6 @@ EVALUATION_OUTPUT = "evaluation_result"
 """The output of a job that its evaluation is in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an evaluation says of a model."""
-
-    metrics: dict[str, float]
-    """Flat names to numbers, such as ``perplexity`` and ``base_perplexity``."""
-
-
-Judge = Callable[[Path, str | None], Verdict]
-"""Reads an evaluation folder and applies a gate's rule, if one is given.
-
-Raises ``Conflict`` with the numbers when the rule does not hold, ``ValidationFailed`` when it is no rule."""
-
-
 class ModelService(AssetService[ModelVersion]):
     """Models.
 
@@ -55,7 +40,6 @@ class ModelService(AssetService[ModelVersion]):
         database, store, system: see ``AssetService``.
         paths: the workspace's folder.
         sources: finds what is to be registered.
-        judge: reads evaluations and applies gates.
         hasher: hashes what is no package.
     """
 
@@ -70,13 +54,11 @@ class ModelService(AssetService[ModelVersion]):
         *,
         paths: WorkspacePaths,
         sources: Sources,
-        judge: Judge,
         hasher: Hasher,
     ) -> None:
         super().__init__(database, store, system)
         self._paths = paths
         self._sources = sources
-        self._judge = judge
         self._hasher = hasher
         self._packages: dict[Path, tuple[int, dict[str, Any]]] = {}
         self._packages_lock = threading.Lock()
@@ -97,13 +79,13 @@ class ModelService(AssetService[ModelVersion]):
         with self._registering(request.name, request.version) as version:
             source = self._sources.find(request.path)
             facts = self._facts(source, request)
-            verdict = self._verdict(source, request.gate)
+            metrics = self._metrics(source, request.gate)
             uri = self._uri(request.name, version)
             size = self._store.publish(source.path, uri, link=source.settled)
             body: dict[str, Any] = {
                 "type": request.type,
                 "source": source.reference,
-                "metrics": verdict.metrics,
+                "metrics": metrics,
                 "lineage": lineage_of(
                     source, self._paths, sha256=facts["sha256"], template=facts.get("chat_contract")
                 ).model_dump(mode="json"),
@@ -240,23 +222,37 @@ class ModelService(AssetService[ModelVersion]):
             "chat_contract": manifest.chat_contract,
         }
 
-    def _verdict(self, source: Source, rule: str | None) -> Verdict:
-        folder: Path | None = None
-        if source.job is not None:
-            with self._database.reading() as session:
-                row = session.get(JobRow, source.job)
-            output = row.outputs.get(EVALUATION_OUTPUT) if row is not None else None
-            if output is not None and output.get("path") and tree_size(Path(output["path"])):
-                folder = Path(output["path"])
+    def _metrics(self, source: Source, rule: str | None) -> dict[str, float]:
+        """The numbers of the job's evaluation; refuses where ``rule`` does not hold for them."""
+        from tunesmith.evaluate.gate import check_rule
+        from tunesmith.evaluate.result import EvaluationResult, gate
+
+        if rule is not None:
+            check_rule(rule)
+        folder = self._evaluation(source)
         if folder is None:
             if rule is None:
-                return Verdict({})
-            raise InvalidModel(
+                return {}
+            raise Conflict(
                 f"the gate {rule!r} needs an evaluation, and there is none of this model",
                 target="gate",
                 way_out="register the output of a job that evaluates (give it a test file), or leave the gate out",
             )
-        return self._judge(folder, rule)
+        result = EvaluationResult.load(folder)
+        if rule is not None:
+            gate(rule, result).require()
+        return result.metrics
+
+    def _evaluation(self, source: Source) -> Path | None:
+        if source.job is None:
+            return None
+        with self._database.reading() as session:
+            row = session.get(JobRow, source.job)
+        output = row.outputs.get(EVALUATION_OUTPUT) if row is not None else None
+        if output is None or not output.get("path"):
+            return None
+        folder = Path(output["path"])
+        return folder if tree_size(folder) else None
 
 
 def _claims_package(path: Path) -> bool:
