@@ -18,8 +18,8 @@ def render() -> str:
     lines = [
         "# HTTP API",
         "",
-        "Made from the server's OpenAPI document by `make docs`; a test keeps it true. A running server has the same at",
-        "`/docs`, and the document at `/openapi.json`. What the calls have in common is in [HTTP API](../api.md).",
+        "Made from the server's OpenAPI document by `make docs`; a test keeps it true. A running server shows the same",
+        "at `/docs`, and the document at `/openapi.json`. What all calls share is in [HTTP API](../api.md).",
         "",
     ]
     groups: dict[str, list[tuple[str, str, Any]]] = {}

@@ -16,7 +16,6 @@ import pytest
 from tests.support.server import running_server, start_server
 from tunesmith.client.discovery import find_server
 
-
 READ = ("workspace", "registries/azureml/models", "registries/azureml/components", "doctor", "jobs", "endpoints")
 
 

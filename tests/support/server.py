@@ -49,7 +49,7 @@ class RunningServer:
 
 def start_server(home: Path, *arguments: str, environment: dict[str, str] | None = None) -> RunningServer:
     """Start ``python -m tunesmith.server`` over ``home`` and wait until it answers."""
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     output = home / "test-output.txt"
     command = [sys.executable, "-m", "tunesmith.server", "--workspace", str(home), *arguments]
     if "--port" not in arguments:

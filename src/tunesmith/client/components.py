@@ -12,7 +12,21 @@ from tunesmith.client.views import Component, Environment
 
 
 class Components(Assets[Component]):
-    """Typed steps, and graphs of steps, in Azure ML's component schema."""
+    """Typed steps, and graphs of steps, in Azure ML's component schema.
+
+    Examples:
+        >>> pipeline = ws.components.get("chat_completion_pipeline")
+        >>> pipeline.type, pipeline.spec["inputs"]["lora_r"]["default"]
+        ('pipeline', 8)
+        >>> hello = {
+        ...     "name": "hello",
+        ...     "type": "command",
+        ...     "inputs": {"name": {"type": "string", "default": "world"}},
+        ...     "command": "echo hello ${{inputs.name}}",
+        ... }
+        >>> ws.components.register(hello).id
+        'azureml:hello:1'
+    """
 
     kind = "components"
     view = Component

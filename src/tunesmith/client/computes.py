@@ -15,7 +15,15 @@ PATH = "/api/v1/computes"
 
 
 class Computes:
-    """Named targets where jobs run. ``local`` is always there: the server's own machine."""
+    """Named targets where jobs run. ``local`` is always there: the server's own machine.
+
+    Examples:
+        >>> ws.computes.get("local").provisioning_state
+        'Succeeded'
+        >>> box = ws.computes.create_or_update("gpu-box", size="Standard_NC24s_v3")
+        >>> box.gpus, box.vcpus
+        (4, 24)
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

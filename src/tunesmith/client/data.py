@@ -14,7 +14,15 @@ from tunesmith.records.validation import parse
 
 
 class Data(Assets[DataView]):
-    """Files and folders of conversations, kept by version."""
+    """Files and folders of conversations, kept by version.
+
+    Examples:
+        >>> chat = ws.data.register("chat", train, tags={"from": "support"})
+        >>> chat.id, chat.version
+        ('azureml:chat:1', '1')
+        >>> ws.data.get("chat@latest").sha256 == chat.sha256
+        True
+    """
 
     kind = "data"
     view = DataView

@@ -59,9 +59,9 @@ def start_server(home: Path, *, arguments: Sequence[str] = (), timeout: float = 
         Unavailable: it ended instead; the message has the last lines it wrote.
         Unreachable: it did not answer within ``timeout`` seconds.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     logs = home / "logs"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(exist_ok=True, mode=0o700)
     output = logs / "server.out"
     with output.open("wb") as file:
         process = subprocess.Popen(

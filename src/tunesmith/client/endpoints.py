@@ -21,7 +21,18 @@ DEPLOYMENT_HEADER = "azureml-model-deployment"
 
 
 class Endpoints:
-    """Stable URLs with keys and a traffic split over deployments."""
+    """Stable URLs with keys and a traffic split over deployments.
+
+    Examples:
+        >>> endpoint = ws.endpoints.create_or_update("chat", description="answers")
+        >>> endpoint.scoring_uri == f"{ws.url}/endpoints/chat/score"
+        True
+        >>> old = ws.endpoints.keys("chat")
+        >>> new = ws.endpoints.regenerate_key("chat", "secondary")
+        >>> old.primary_key == new.primary_key, old.secondary_key == new.secondary_key
+        (True, False)
+        >>> freed = ws.endpoints.delete("chat")
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

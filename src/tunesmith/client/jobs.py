@@ -23,7 +23,18 @@ RECONNECT_SECONDS = 120.0
 
 
 class Jobs:
-    """Runs of pipelines and commands."""
+    """Runs of pipelines and commands.
+
+    Examples:
+        >>> job = ws.jobs.submit({"type": "command", "command": "echo hello", "name": "say-hello"})
+        >>> job = ws.jobs.wait(job.name)
+        >>> job.status.value, "hello" in ws.jobs.logs(job.name)
+        ('Completed', True)
+        >>> ws.jobs.submit({"type": "command", "comand": "echo hello"})
+        Traceback (most recent call last):
+        ...
+        tunesmith.errors.ValidationFailed: ...
+    """
 
     def __init__(self, transport: Transport, files: Files) -> None:
         self._transport = transport

@@ -14,7 +14,18 @@ from tunesmith.records.validation import parse
 
 
 class Models(Assets[Model]):
-    """Base models of the registries and the workspace's own models."""
+    """Base models of the registries and the workspace's own models.
+
+    Examples:
+        >>> ws.models.get("Phi-3-mini-4k-instruct", registry="azureml").context_length
+        4096
+        >>> sorted({model.name for model in ws.models.search("qwen")})[0]
+        'Qwen2.5-0.5B-Instruct'
+        >>> ws.models.get("Phi-3-mini-4k-instrukt")
+        Traceback (most recent call last):
+        ...
+        tunesmith.errors.NotFound: ...
+    """
 
     kind = "models"
     view = Model

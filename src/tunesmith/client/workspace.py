@@ -157,9 +157,10 @@ class Workspace:
             ValidationFailed: every fault in one answer; an unknown parameter with the name that was meant.
 
         Examples:
-            >>> job = ws.finetune(model=model, train=train, max_steps=1, name="first-tune")
-            >>> job.display_name
-            'first-tune'
+            >>> ws.finetune(model, train, learning_rat=1e-4)
+            Traceback (most recent call last):
+            ...
+            tunesmith.errors.ValidationFailed: ...
         """
         return self.jobs.submit(
             self._finetune(
@@ -184,7 +185,12 @@ class Workspace:
     ) -> Job:
         """Check everything that ``finetune`` checks, with the same arguments, and start nothing.
 
-        Return the job as it would run.
+        Returns the job as it would run.
+
+        Examples:
+            >>> job = ws.plan_finetune(model, train, max_steps=1, name="first-tune")
+            >>> job.display_name, job.status.value
+            ('first-tune', 'NotStarted')
         """
         return self.jobs.validate(
             self._finetune(
