@@ -26,7 +26,8 @@ class FetchContext:
     @property
     def way_out(self) -> str:
         """How to get the same model without this source."""
-        return f"put the model's files on this machine and import them under the same name: tunesmith models import {self.name} --from FOLDER"
+        command = f"tunesmith models import {self.name} --from FOLDER"
+        return f"put the model's files on this machine and import them under the same name: {command}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,23 @@ torch nor transformers is needed; memory holds one tensor at a time.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import InvalidModel
 from tunesmith.models.files import require_room, sha256_of
 from tunesmith.models.package import Manifest, Origin
 from tunesmith.models.sources.base import FetchContext, Fetched
-from tunesmith.models.sources.gguf_config import ROTARY_TENSORS, expected_tensors, family_of, make_config, restore
+from tunesmith.models.sources.gguf_config import (
+    ROTARY_TENSORS,
+    Family,
+    expected_tensors,
+    family_of,
+    make_config,
+    restore,
+)
 from tunesmith.models.weights import DTYPE_BYTES, DTYPE_NAMES, WEIGHTS_FILE, SafetensorsWriter
 
 if TYPE_CHECKING:
@@ -113,7 +120,7 @@ def _convert(path: Path, into: Path, context: FetchContext) -> Converted:
     done = 0
     with SafetensorsWriter(into / WEIGHTS_FILE, announced) as writer:
         for name in names:
-            writer.write(names[name], _encoded(tensors[name], dtype, lambda w, n=name: restore(n, w, family, config)))
+            writer.write(names[name], _encoded(tensors[name], dtype, family, config))
             done += tensors[name].n_elements * DTYPE_BYTES[dtype]
             context.reporter.progress("convert", done, total, unit="bytes")
     kinds = sorted({tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1})
@@ -169,15 +176,13 @@ def _floats(tensor: ReaderTensor) -> NDArray[np.float32]:
     return weights
 
 
-def _encoded(
-    tensor: ReaderTensor, dtype: str, restored: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-) -> Iterator[memoryview]:
+def _encoded(tensor: ReaderTensor, dtype: str, family: Family, config: Mapping[str, Any]) -> Iterator[memoryview]:
     """The tensor's bytes in ``dtype``, a block of rows at a time where no row depends on another."""
     rows = tensor.data.shape[0]
     whole = rows <= ROWS_AT_ONCE or tensor.data.ndim < 2
     for start in range(0, 1 if whole else rows, ROWS_AT_ONCE):
         part = tensor if whole else tensor._replace(data=tensor.data[start : start + ROWS_AT_ONCE])
-        yield _bytes(restored(_floats(part)), dtype, tensor.name)
+        yield _bytes(restore(tensor.name, _floats(part), family, config), dtype, tensor.name)
 
 
 def _bytes(weights: NDArray[np.float32], dtype: str, name: str) -> memoryview:
@@ -186,9 +191,9 @@ def _bytes(weights: NDArray[np.float32], dtype: str, name: str) -> memoryview:
     if not np.isfinite(weights).all():
         raise InvalidModel(f"the tensor {name} has values that are not finite", way_out="download the file again")
     if dtype == "F32":
-        return memoryview(np.ascontiguousarray(weights, dtype="<f4")).cast("B")
+        return np.ascontiguousarray(weights, dtype="<f4").data.cast("B")
     if dtype == "F16":
-        return memoryview(np.ascontiguousarray(weights, dtype="<f2")).cast("B")
+        return np.ascontiguousarray(weights, dtype="<f2").data.cast("B")
     bits = np.array(weights, dtype="<f4", order="C").view("<u4")  # a copy: rounded in place
     bits += 0x7FFF + ((bits >> 16) & 1)  # to nearest, ties to even
-    return memoryview((bits >> 16).astype("<u2")).cast("B")
+    return (bits >> 16).astype("<u2").data.cast("B")

@@ -1,8 +1,8 @@
 """From GGUF metadata to ``tokenizer.json`` and ``tokenizer_config.json``.
 
 A GGUF file has the vocabulary and merges and only names the way text is split before merging
-(``tokenizer.ggml.pre``); the splitting itself is restored here. A name that is not in the table is an error: a tokenizer that
-splits in another way gives other ids and a worse model, and nothing would show it.
+(``tokenizer.ggml.pre``); the splitting itself is restored here. A name that is not in the table is an error: a
+tokenizer that splits in another way gives other ids and a worse model, and nothing would show it.
 """
 
 from __future__ import annotations

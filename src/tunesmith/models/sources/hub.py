@@ -234,11 +234,11 @@ class _Progress:
 
     def bar(self, name: str) -> Any:
         """A class that the library makes its bars from; only its counting is of use."""
-        from tqdm.auto import tqdm
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
         progress = self
 
-        class Bar(tqdm):  # type: ignore[type-arg]
+        class Bar(tqdm):  # type: ignore[misc]
             def __init__(self, *args: Any, **keywords: Any) -> None:
                 keywords["disable"] = True
                 super().__init__(*args, **keywords)
