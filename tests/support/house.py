@@ -96,7 +96,8 @@ class Resolver:
 class Rooms:
     """What a server holds for endpoints."""
 
-    def __init__(self, home: Path, models: dict[str, Path], base_url: str) -> None:
+    def __init__(self, home: Path, models: dict[str, Path], base_url: str, *, controller: bool = True) -> None:
+        self._controlled = controller
         self.paths = WorkspacePaths(home)
         self.paths.make()
         self.database = Database(self.paths.database_file)
@@ -115,7 +116,8 @@ class Rooms:
     def app(self) -> FastAPI:
         @contextlib.asynccontextmanager
         async def life(_: FastAPI) -> Any:
-            await self.controller.start()
+            if self._controlled:
+                await self.controller.start()
             yield
             await self.gateway.close()
             await self.controller.stop()
@@ -135,10 +137,10 @@ class Rooms:
 class House:
     """The server in a thread of this process."""
 
-    def __init__(self, home: Path, models: dict[str, Path], *, port: int | None = None) -> None:
-        self.port = port or free_port()
+    def __init__(self, home: Path, models: dict[str, Path], *, controller: bool = True) -> None:
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.rooms = Rooms(home, models, self.url)
+        self.rooms = Rooms(home, models, self.url, controller=controller)
         self.service = self.rooms.service
         self.controller = self.rooms.controller
         self.pool = self.rooms.pool

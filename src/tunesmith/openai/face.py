@@ -106,7 +106,10 @@ def error_body(error: TunesmithError) -> dict[str, Any]:
     body = error.to_dict()
     inner = body["error"]
     inner["type"] = _OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    inner["param"] = error.target
+    inner["param"] = error.target or (error.details[0].target if error.details else None)
+    if error.details:
+        # OpenAI's clients show the message alone.
+        inner["message"] = f"{error.message}: " + "; ".join(str(fault) for fault in error.details)
     return body
 
 
