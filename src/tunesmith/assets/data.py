@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.assets.registry import SystemRegistry
 from tunesmith.assets.service import AssetService
 from tunesmith.assets.sources import Sources
-from tunesmith.errors import InvalidData
+from tunesmith.errors import InvalidData, TunesmithError
 from tunesmith.records.assets import DataVersion, RegisterData
 from tunesmith.storage.artifacts import ArtifactStore
 from tunesmith.storage.database import Database
@@ -26,8 +25,8 @@ class DataFacts:
     format: str | None = None
 
 
-Look = Callable[[Path], DataFacts]
-"""Looks into a file for its number of rows and its format; never raises for faulty content."""
+LOOKED_AT_BYTES = 256_000_000
+"""Larger data is not counted at registration, which would take longer than anybody waits; a check of it does."""
 
 
 class DataService(AssetService[DataVersion]):
@@ -37,7 +36,6 @@ class DataService(AssetService[DataVersion]):
         database, store, system: see ``AssetService``.
         sources: finds what is to be registered.
         hasher: hashes it.
-        look: finds rows and format.
     """
 
     kind = "data"
@@ -51,12 +49,10 @@ class DataService(AssetService[DataVersion]):
         *,
         sources: Sources,
         hasher: Hasher,
-        look: Look,
     ) -> None:
         super().__init__(database, store, system)
         self._sources = sources
         self._hasher = hasher
-        self._look = look
 
     def register(self, request: RegisterData) -> DataVersion:
         """Copy a file or folder into the artifact store under a name and a version.
@@ -77,7 +73,7 @@ class DataService(AssetService[DataVersion]):
             folder = request.type != "uri_file"
             place = uri if folder else f"{uri}/{source.path.name}"
             size = self._store.publish(source.path, place, link=source.settled)
-            facts = DataFacts() if folder else self._look(source.path)
+            facts = look_into(source.path, size)
             return self._keep(
                 request.name,
                 version,
@@ -115,6 +111,31 @@ class DataService(AssetService[DataVersion]):
             rows=row.body.get("rows"),
             format=row.body.get("format"),
         )
+
+
+def look_into(path: Path, size: int) -> DataFacts:
+    """Rows and format of a file or folder of ``size`` bytes; unknown where it is large or no data of ours.
+
+    Whether the rows are right is another question, which ``tunesmith data check`` answers.
+    """
+    from tunesmith.chat.formats import detect_format
+    from tunesmith.chat.readers import RowReader, find_files
+
+    if size > LOOKED_AT_BYTES:
+        return DataFacts()
+    rows, format = 0, None
+    try:
+        for file in find_files(path):
+            # Reading Parquet would load Arrow into this process, for a number.
+            if file.suffix.lower() == ".parquet":
+                return DataFacts()
+            for row in RowReader(file):
+                rows += 1
+                if format is None and row.data is not None:
+                    format = detect_format(row.data)
+    except TunesmithError:
+        return DataFacts()
+    return DataFacts(rows, format)
 
 
 def _check_type(path: Path, wanted: str) -> None:

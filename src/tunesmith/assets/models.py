@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import builtins
 import json
+import logging
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
@@ -16,8 +18,9 @@ from tunesmith.assets.references import AssetReference
 from tunesmith.assets.registry import SystemRegistry
 from tunesmith.assets.service import AssetService
 from tunesmith.assets.sources import Source, Sources
-from tunesmith.errors import Conflict, InvalidModel
-from tunesmith.records.assets import ModelVersion, RegisterModel
+from tunesmith.errors import AlreadyExists, Conflict, InvalidModel
+from tunesmith.records.assets import WORKSPACE, Lineage, LineageItem, ModelVersion, RegisterModel
+from tunesmith.records.base import utcnow
 from tunesmith.records.jobs import JobStatus
 from tunesmith.storage import atomic
 from tunesmith.storage.artifacts import ArtifactStore
@@ -25,6 +28,11 @@ from tunesmith.storage.database import Database
 from tunesmith.storage.hashing import Hasher, tree_size
 from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.tables import AssetRow, JobRow
+
+if TYPE_CHECKING:
+    from tunesmith.models.package import ModelPackage
+
+log = logging.getLogger("tunesmith.assets")
 
 IMPORT_PROPERTY = "tunesmith.import"
 """The property of a job that imports a model; its value is the model's id."""
@@ -103,6 +111,52 @@ class ModelService(AssetService[ModelVersion]):
                 body=body,
             )
 
+    def new_import(self, name: str, version: str | None, source: str, *, force: bool = False) -> ModelVersion:
+        """What a model will be on the workspace's shelf once a job has imported it from ``source``.
+
+        Nothing is kept: the version appears when the package is there and the job has ended.
+
+        Raises:
+            ValidationFailed: the name or the version is faulty.
+            AlreadyExists: the version is taken, and ``force`` asks to replace it.
+        """
+        if version is not None and any(item.version == version for item in self.versions(name)):
+            if force:
+                raise AlreadyExists(
+                    f"the model {name!r} has a version {version!r} already, and versions never change",
+                    target="version",
+                    way_out="leave the version out to get the next number, or delete it first",
+                )
+            return self.get(name, version, registry=WORKSPACE)
+        with self._registering(name, version) as chosen:
+            model = ModelVersion(
+                registry=WORKSPACE,
+                name=name,
+                version=chosen,
+                id=str(AssetReference(name, chosen)),
+                source=source,
+                created_at=utcnow(),
+            )
+        return model.model_copy(update={"state": "importing"}) if self._is_importing(model.id) else model
+
+    def versions(self, name: str, *, registry: str = WORKSPACE) -> builtins.list[ModelVersion]:
+        """See ``AssetService``; what was imported onto the shelf meanwhile is there."""
+        self._adopt_imports()
+        return super().versions(name, registry=registry)
+
+    def list(
+        self,
+        registry: str | None = None,
+        *,
+        name: str | None = None,
+        search: str | None = None,
+        tag: str | None = None,
+        archived: bool = False,
+    ) -> builtins.list[ModelVersion]:
+        """See ``AssetService``; what was imported onto the shelf meanwhile is there."""
+        self._adopt_imports()
+        return super().list(registry, name=name, search=search, tag=tag, archived=archived)
+
     def fetch(self, reference: str | AssetReference, *, target: str | None = None) -> ModelVersion:
         """The model behind ``reference``, with its files on this machine: ``path`` is set.
 
@@ -160,7 +214,7 @@ class ModelService(AssetService[ModelVersion]):
         folder = self.package_folder(record)
         manifest = self._manifest(folder)
         if manifest is None:
-            busy = self._import_going_on(record)
+            busy = self._is_importing(record.id)
             return record.model_copy(update={"state": "importing"}) if busy else record
         sizes = [entry["bytes"] for entry in manifest["files"].values()]
         return record.model_copy(
@@ -194,11 +248,43 @@ class ModelService(AssetService[ModelVersion]):
                 known = self._packages[path] = (changed, body)
             return known[1]
 
-    def _import_going_on(self, record: ModelVersion) -> bool:
+    def _adopt_imports(self) -> None:
+        """Register the packages that import jobs put down for the workspace's own shelf."""
+        root = self._paths.packages / WORKSPACE
+        if not root.is_dir():
+            return
+        for folder in sorted(path for path in root.glob("*/*") if not path.name.startswith(".")):
+            with self._lock:
+                self._adopt(folder)
+
+    def _adopt(self, folder: Path) -> None:
+        from tunesmith.models.package import ModelPackage
+
+        name, version = folder.parent.name, folder.name
+        model_id = str(AssetReference(name, version))
+        if not folder.is_dir() or self._is_importing(model_id):  # its step still reads it
+            return
+        try:
+            package = ModelPackage.open(folder)
+            origin = package.manifest.origin
+            item = LineageItem(role="source", reference=origin.source, sha256=origin.sha256 or package.sha256)
+            with self._registering(name, version):
+                uri = self._uri(name, version)
+                size = self._store.adopt(folder, uri)
+                lineage = Lineage(created_by="import", items=[item]).model_dump(mode="json")
+                body = {"type": "mlflow_model", "source": origin.source, "lineage": lineage, **_facts_of(package)}
+                self._keep(name, version, uri=uri, sha256=package.sha256, size_bytes=size, body=body)
+        except (InvalidModel, AlreadyExists) as error:
+            log.warning("the import of %s cannot be kept: %s", model_id, error)
+            atomic.remove(folder)
+        with suppress(OSError):  # other versions may be there
+            folder.parent.rmdir()
+
+    def _is_importing(self, model_id: str) -> bool:
         ended = [status.value for status in JobStatus if status.terminal]
         with self._database.reading() as session:
             rows: Sequence[Any] = session.scalars(select(JobRow.properties).where(JobRow.status.not_in(ended))).all()
-        return any(properties.get(IMPORT_PROPERTY) == record.id for properties in rows)
+        return any(properties.get(IMPORT_PROPERTY) == model_id for properties in rows)
 
     # What is registered
 
@@ -212,15 +298,7 @@ class ModelService(AssetService[ModelVersion]):
                 return {"sha256": self._hasher.tree(source.path)}
             error.target = error.target or "path"
             raise
-        manifest = package.manifest
-        return {
-            "sha256": manifest.sha256,
-            "license": manifest.license,
-            "architecture": manifest.architecture,
-            "parameter_count": manifest.parameter_count,
-            "context_length": manifest.context_length,
-            "chat_contract": manifest.chat_contract,
-        }
+        return {"sha256": package.sha256, **_facts_of(package)}
 
     def _metrics(self, source: Source, rule: str | None) -> dict[str, float]:
         """The numbers of the job's evaluation; refuses where ``rule`` does not hold for them."""
@@ -253,6 +331,18 @@ class ModelService(AssetService[ModelVersion]):
             return None
         folder = Path(output["path"])
         return folder if tree_size(folder) else None
+
+
+def _facts_of(package: ModelPackage) -> dict[str, Any]:
+    """The fields of a record that a package's manifest has."""
+    manifest = package.manifest
+    return {
+        "license": manifest.license,
+        "architecture": manifest.architecture,
+        "parameter_count": manifest.parameter_count,
+        "context_length": manifest.context_length,
+        "chat_contract": manifest.chat_contract,
+    }
 
 
 def _claims_package(path: Path) -> bool:

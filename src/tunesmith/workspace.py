@@ -1,0 +1,300 @@
+"""Opens a workspace: makes its folder where there is none, opens its database, and holds its services together.
+
+The server opens one for its whole life; it is the only process that does, because it is the only writer. Everything
+else speaks HTTP to it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from tunesmith.assets.components import ComponentService
+from tunesmith.assets.data import DataService
+from tunesmith.assets.environments import EnvironmentService
+from tunesmith.assets.models import IMPORT_PROPERTY, ModelService
+from tunesmith.assets.references import AssetReference, parse_asset
+from tunesmith.assets.registry import Catalogue, SystemRegistry, registries
+from tunesmith.assets.service import AssetService
+from tunesmith.assets.sources import Sources
+from tunesmith.compute.service import ComputeService
+from tunesmith.compute.sizes import difference
+from tunesmith.endpoints.service import EndpointService
+from tunesmith.errors import Conflict, Failure, NotFound
+from tunesmith.pipelines.assets_resolver import AssetResolver, check_spec
+from tunesmith.pipelines.service import JobService
+from tunesmith.records.assets import SYSTEM_REGISTRY, WORKSPACE, AssetKind, ImportModel, ModelVersion, Registry
+from tunesmith.records.base import Record, utcnow
+from tunesmith.records.jobs import Job, SubmitJob
+from tunesmith.records.workspace import ServerAddress
+from tunesmith.settings import Settings
+from tunesmith.storage import atomic, names
+from tunesmith.storage.artifacts import ArtifactStore
+from tunesmith.storage.database import Database
+from tunesmith.storage.hashing import Hasher
+from tunesmith.storage.paths import WorkspacePaths
+from tunesmith.storage.secrets import Secrets
+from tunesmith.tracking.service import Tracking
+
+FORMAT_VERSION = 1
+"""Of the folder. A folder with a larger one is refused."""
+
+IMPORT_COMPONENT = f"azureml://registries/{SYSTEM_REGISTRY}/components/model_import/labels/latest"
+IMPORT_EXPERIMENT = "Imports"
+
+
+class WorkspaceFile(Record):
+    """``workspace.json``."""
+
+    id: str
+    name: str
+    format_version: Literal[1] = 1
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """An open workspace."""
+
+    settings: Settings
+    paths: WorkspacePaths
+    id: str
+    name: str
+    created_at: datetime
+    database: Database
+    store: ArtifactStore
+    secrets: Secrets
+    hasher: Hasher
+    system: SystemRegistry
+    computes: ComputeService
+    models: ModelService
+    data: DataService
+    components: ComponentService
+    environments: EnvironmentService
+    jobs: JobService
+    endpoints: EndpointService
+    tracking: Tracking
+
+    def registries(self) -> list[Registry]:
+        """The workspace's own shelf and the system registry."""
+        return registries(self.system)
+
+    def assets(self, kind: AssetKind) -> AssetService[Any]:
+        """The service of a kind of asset."""
+        services: Mapping[AssetKind, AssetService[Any]] = {
+            "models": self.models,
+            "data": self.data,
+            "components": self.components,
+            "environments": self.environments,
+        }
+        return services[kind]
+
+    def import_model(self, request: ImportModel) -> Job | None:
+        """Start the job that fetches a model's weights; ``None`` where they are here already.
+
+        ``name`` is a registry's model, whose own source is taken where none is given, or, with a source, a new name
+        on the workspace's shelf: then the model is registered there once its weights are here.
+
+        Raises:
+            NotFound: no registry has the name, and no source is given.
+            Conflict: the import goes on already, or the weights to be replaced are in use.
+        """
+        target = self._import_target(request)
+        if target.state == "imported" and not request.force:
+            return None
+        if target.state == "importing":
+            raise Conflict(
+                f"{target.name} {target.version} is being imported", target=target.id, way_out="tunesmith jobs list"
+            )
+        if request.force:
+            self.models.check_unused(target)
+        return self.jobs.submit(
+            SubmitJob(
+                display_name=f"Import {target.name}",
+                experiment_name=IMPORT_EXPERIMENT,
+                component=IMPORT_COMPONENT,
+                properties={IMPORT_PROPERTY: target.id},
+                inputs={
+                    "name": target.name,
+                    "version": target.version,
+                    "registry": target.registry,
+                    "source": request.source or target.source or "",
+                    "force": "true" if request.force else "false",
+                },
+            )
+        )
+
+    def close(self) -> None:
+        """Stop what was started and close the database. Jobs and instances go on."""
+        self.tracking.stop()
+        self.database.close()
+
+    def _import_target(self, request: ImportModel) -> ModelVersion:
+        wanted = parse_asset(request.name, kind="models", target="name")
+        registry = request.registry or wanted.registry
+        version = request.version or wanted.version
+        if registry != WORKSPACE:
+            try:
+                return self.models.get(
+                    wanted.name,
+                    version,
+                    label=wanted.label if version is None else None,
+                    registry=registry or SYSTEM_REGISTRY,
+                )
+            except NotFound:
+                if registry is not None or request.source is None:
+                    raise
+        if request.source is None:
+            raise NotFound(
+                f"no registry has a model {wanted.name!r}",
+                target="source",
+                way_out=f"say where its weights are: tunesmith models import {wanted.name} --from SOURCE",
+            )
+        return self.models.new_import(wanted.name, version, request.source, force=request.force)
+
+
+def open_workspace(settings: Settings) -> Services:
+    """Open the workspace of ``settings``; a folder that holds none becomes one.
+
+    Raises:
+        Conflict: a newer Tunesmith made the folder or its database.
+        Failure: ``workspace.json`` is damaged.
+        UserError, Unreachable: the database or the artifact store cannot be opened.
+    """
+    paths = WorkspacePaths(settings.home)
+    paths.make()
+    info = _workspace_file(paths, settings.name)
+    secrets = Secrets(paths)
+    assert secrets.token  # made with the workspace, so that a client finds it
+    database = Database(settings.database_url or paths.database_file)
+    try:
+        return _services(settings, paths, info, secrets, database)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _services(
+    settings: Settings, paths: WorkspacePaths, info: WorkspaceFile, secrets: Secrets, database: Database
+) -> Services:
+    store = ArtifactStore(settings.artifact_url or paths.artifacts, cache=paths.artifact_cache)
+    # Only the server writes these, so what is aside was left by one that was killed.
+    for kind in ("models", "data", "components"):
+        atomic.sweep(paths.artifacts / kind)
+    hasher = Hasher(paths.hash_cache)
+    system = SystemRegistry(_catalogue)
+    sources = Sources(database, store, paths)
+    computes = ComputeService(database, paths.home, created_at=info.created_at)
+    models = ModelService(database, store, system, paths=paths, sources=sources, hasher=hasher)
+    data = DataService(database, store, system, sources=sources, hasher=hasher)
+    components = ComponentService(database, store, system, sources=sources, hasher=hasher, check=check_spec)
+    tracking = Tracking(paths, database)
+
+    def step_environment(job: Job) -> dict[str, str]:
+        address = _server(paths)
+        if address is None:
+            return {}
+        return {
+            "MLFLOW_TRACKING_URI": f"{address.url}/mlflow",
+            "MLFLOW_TRACKING_TOKEN": secrets.token,
+            "MLFLOW_EXPERIMENT_NAME": job.experiment_name,
+        }
+
+    def instance_type_difference(name: str) -> str | None:
+        return difference(computes.size(name, target="instance_type"), computes.machine())
+
+    return Services(
+        settings=settings,
+        paths=paths,
+        id=info.id,
+        name=info.name,
+        created_at=info.created_at,
+        database=database,
+        store=store,
+        secrets=secrets,
+        hasher=hasher,
+        system=system,
+        computes=computes,
+        models=models,
+        data=data,
+        components=components,
+        environments=EnvironmentService(database, store, system),
+        jobs=JobService(
+            database,
+            paths,
+            store,
+            AssetResolver(components=components, models=models, data=data, sources=sources, computes=computes),
+            environment=step_environment,
+        ),
+        endpoints=EndpointService(
+            database,
+            secrets,
+            models.fetch,
+            folder=paths.endpoints,
+            base_url=lambda: address.url if (address := _server(paths)) else "",
+            describe_instance_type=instance_type_difference,
+        ),
+        tracking=tracking,
+    )
+
+
+def _workspace_file(paths: WorkspacePaths, name: str) -> WorkspaceFile:
+    path = paths.workspace_file
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        names.PLAIN_NAME.check(name, "name")
+        info = WorkspaceFile(id=str(uuid.uuid4()), name=name, created_at=utcnow())
+        atomic.write_json(path, info)
+        return info
+    try:
+        return WorkspaceFile.model_validate_json(text)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if fault["loc"] == ("format_version",):
+            raise Conflict(
+                f"the workspace's folder has format {fault['input']}, and this Tunesmith knows {FORMAT_VERSION}",
+                target=str(path),
+                way_out="install the newer Tunesmith again, or use another folder",
+            ) from None
+        raise Failure(
+            f"the file is damaged: {fault['msg']}", target=str(path), way_out="put a copy of it back"
+        ) from None
+
+
+def _server(paths: WorkspacePaths) -> ServerAddress | None:
+    """The server that runs over this workspace, which is this process once it listens."""
+    with suppress(OSError, ValidationError):
+        return ServerAddress.model_validate_json(paths.server_file.read_bytes())
+    return None
+
+
+def _catalogue() -> Catalogue:
+    from tunesmith.components.catalogue import RELEASED
+    from tunesmith.components.catalogue import entries as component_entries
+    from tunesmith.models.catalogue import entries as model_entries
+
+    models = [
+        ModelVersion(
+            registry=SYSTEM_REGISTRY,
+            name=entry.name,
+            version=entry.version,
+            id=str(AssetReference(entry.name, entry.version, registry=SYSTEM_REGISTRY, kind="models")),
+            description=entry.description,
+            tags=dict(entry.tags),
+            created_at=RELEASED,
+            license=entry.license,
+            source=entry.source,
+            architecture=entry.architecture,
+            parameter_count=entry.parameter_count,
+            context_length=entry.context_length,
+        )
+        for entry in model_entries()
+    ]
+    return Catalogue(models=models, components=component_entries())
