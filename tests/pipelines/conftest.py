@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.errors import NotFound
+from tunesmith.errors import Fault, NotFound
 from tunesmith.pipelines.resolver import ResolvedComponent, ResolvedCompute, ResolvedPath, component_sha256
 from tunesmith.pipelines.schema import parse_component
 from tunesmith.pipelines.service import JobService
@@ -27,6 +27,7 @@ class FixedResolver:
     components: dict[str, tuple[Mapping[str, Any], Path | None]] = field(default_factory=dict)
     paths: dict[str, ResolvedPath] = field(default_factory=dict)
     computes: dict[str, ResolvedCompute] = field(default_factory=dict)
+    checks: dict[str, Callable[[Mapping[str, str]], list[Fault]]] = field(default_factory=dict)
 
     def component(self, reference: str) -> ResolvedComponent:
         if reference not in self.components:
@@ -43,6 +44,9 @@ class FixedResolver:
         if name not in self.computes:
             raise NotFound(f"there is no compute {name!r}", way_out="tunesmith compute list")
         return self.computes[name]
+
+    def check(self, rule: str, values: Mapping[str, str]) -> list[Fault]:
+        return self.checks[rule](values)
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ from tunesmith.records.jobs import Notice, SubmitJob
 SERVERLESS = "serverless"
 IMPORTS = "imports_models"
 """Property of a component that may be given a model whose weights are not here yet."""
+CHECK = "check"
+"""Property of a component that names a rule for its values."""
 FILE_TYPES = ("uri_file",)
 
 
@@ -365,6 +367,7 @@ class _Builder:
         component = found.component
         bound = self.bind_inputs(component, values, place)
         self.check_groups(component, bound, place)
+        self.check_rule(component, bound, place)
         path = f"{scope.prefix}{name}"
         compute = self.compute(node, scope, f"{place}compute")
         if isinstance(component, PipelineComponent):
@@ -552,6 +555,16 @@ class _Builder:
                 self.fault(
                     f"{place}inputs", f"{need} of {', '.join(names)} must be given, and {said}", code="ExactlyOne"
                 )
+
+    def check_rule(self, component: Component, bound: Mapping[str, Any], place: str) -> None:
+        """The component's own rule, for values that are right one by one but not together."""
+        rule = component.properties.get(CHECK)
+        if rule is None:
+            return
+        values = {key: value.value for key, value in bound.items() if isinstance(value, LiteralInput)}
+        for fault in self.resolver.check(rule, values):
+            target = f"{place}inputs.{fault.target}" if fault.target else f"{place}inputs"
+            self.faults.append(Fault(fault.message, target, fault.code, fault.way_out))
 
     def check_models(self, component: Component, bound: Mapping[str, Any], place: str) -> None:
         """A model whose weights are not here is only for a component that fetches them."""

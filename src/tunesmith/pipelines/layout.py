@@ -99,6 +99,11 @@ class StepFolder:
         return self.root / "events.jsonl"
 
     @property
+    def lineage(self) -> Path:
+        """``lineage.json``: what went into what the step made, for steps that tell."""
+        return self.root / "lineage.json"
+
+    @property
     def checkpoints(self) -> Path:
         """``checkpoints/``."""
         return self.root / "checkpoints"

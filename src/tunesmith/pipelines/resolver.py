@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesmith.errors import Fault
 from tunesmith.pipelines.graph import ModelSource
 from tunesmith.pipelines.schema import CommandComponent, PipelineComponent
 
@@ -63,6 +64,12 @@ class Resolver(Protocol):
 
     def compute(self, name: str) -> ResolvedCompute:
         """The compute of that name."""
+
+    def check(self, rule: str, values: Mapping[str, str]) -> list[Fault]:
+        """Apply the rule that a component names in its property ``check`` to the values of its literal inputs.
+
+        Each fault's target is the name of an input.
+        """
 
 
 def component_sha256(spec: Mapping[str, Any]) -> str:

@@ -145,6 +145,9 @@ class Runner:
 
     def _finish(self, step: GraphStep, result: StepResult) -> None:
         self.results[step.name] = result
+        lineage = read_json(self.folder.step(step.folder).lineage)
+        if lineage is not None and result.status == JobStatus.COMPLETED:
+            write_json(self.folder.lineage, lineage)
         write_json(self.folder.step(step.folder).result, result)
         self._say_result(step, result)
 

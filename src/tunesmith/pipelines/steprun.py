@@ -18,7 +18,7 @@ from tunesmith.pipelines import expressions, processes
 from tunesmith.pipelines.cache import CachedOutput, Place, StepCache, key_of
 from tunesmith.pipelines.fingerprints import code_files
 from tunesmith.pipelines.graph import GraphStep, LiteralInput, OutputInput, PathInput
-from tunesmith.pipelines.layout import JobFile, JobFolder, StepResult, read_json
+from tunesmith.pipelines.layout import JobFile, JobFolder, StepFolder, StepResult, read_json
 from tunesmith.pipelines.processes import ProcessId
 from tunesmith.records.jobs import JobStatus, Part, StepExplanation
 from tunesmith.reporting import EVENTS_VARIABLE
@@ -120,12 +120,14 @@ class StepRun:
             aside.mkdir(parents=True)
             for name, output in place.outputs.items():
                 _link_tree(output.path, aside / name)
-            for source, target in (
-                (place.folder / "log.txt", self.folder.log),
-                (place.folder / "events.jsonl", self.folder.events),
+            source, target = StepFolder(place.folder), self.folder
+            for old, new in (
+                (source.log, target.log),
+                (source.events, target.events),
+                (source.lineage, target.lineage),
             ):
-                if source.exists() and not target.exists():
-                    shutil.copyfile(source, target)
+                if old.exists() and not new.exists():
+                    shutil.copyfile(old, new)
         aside.rename(self.folder.outputs)
         outputs = {
             name: CachedOutput(output.type, self.folder.outputs / name, output.sha256, output.files)

@@ -1,0 +1,1 @@
+"""Entry points of the system components: ``python -m tunesmith.components.steps.<step>``."""
