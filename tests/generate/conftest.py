@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +11,9 @@ from tests.support.tiny import Family, tiny_model
 from tunesmith.generate.engines.transformers_engine import TransformersEngine
 from tunesmith.generate.opening import open_engine
 from tunesmith.models import ModelPackage, import_model, load_model
+
+Packages = Callable[[Family], ModelPackage]
+Engines = Callable[..., TransformersEngine]
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +24,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], Mod
 
     def package(family: Family) -> ModelPackage:
         if family not in made:
-            source = tiny_model(family, folder / f"{family}-source")
+            source = stir(tiny_model(family, folder / f"{family}-source"))
             made[family] = import_model(str(source), folder / family, downloads=folder / "downloads", name=family)
         return made[family]
 
@@ -41,6 +45,21 @@ def engines(packages: Callable[[Family], ModelPackage]) -> Iterator[Callable[...
     yield engine
     for item in opened:
         item.close()
+
+
+def stir(folder: Path) -> Path:
+    """Untie the embeddings of a tiny model: tied and random, it only repeats its last token."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("tie_word_embeddings"):
+        (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+        weights = load_file(folder / "model.safetensors")
+        torch.manual_seed(0)
+        weights["lm_head.weight"] = 0.02 * torch.randn_like(weights["model.embed_tokens.weight"])
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def reference(package: ModelPackage, prompt: list[int], max_tokens: int) -> list[int]:

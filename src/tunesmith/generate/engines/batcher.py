@@ -238,10 +238,10 @@ class Batcher:
                 self._shelves.make_room(answer.place)
         shares = self._share_out()
         groups = sorted({*self._shelves.groups(), *(item.leader.place.group for item, _ in shares)})
+        self._counts["steps"] += bool(groups)
         for group in groups:
             self._pass(group, [share for share in shares if share[0].leader.place.group == group])
         if groups:
-            self._counts["steps"] += 1
             self._busy += time.perf_counter() - began
         self._deliver()
 
