@@ -1,7 +1,7 @@
 """The server as a process: the lock, the port, the log, ``server.json`` and the end.
 
 Order matters: the lock first, so that two servers never touch one database; the port next, so that a port in use is
-said before anything is opened; ``server.json`` last, once the server answers.
+said before anything is opened; then the workspace; then ``server.json``, by which others find the server.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import uvicorn
 
 from tunesmith._version import __version__
 from tunesmith.errors import Conflict, NotAllowed, TunesmithError, UserError
@@ -91,9 +93,16 @@ def refuse_open_address(settings: Settings) -> None:
     )
 
 
-async def _serve(settings: Settings, paths: WorkspacePaths, listening: socket.socket, url: str) -> None:
-    import uvicorn
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the process stops by the lifecycle, in one way."""
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+async def _serve(settings: Settings, paths: WorkspacePaths, listening: socket.socket, url: str) -> None:
     from tunesmith.server.app import create_app
     from tunesmith.server.lifecycle import Lifecycle
     from tunesmith.workspace import open_workspace
@@ -119,11 +128,15 @@ async def _serve(settings: Settings, paths: WorkspacePaths, listening: socket.so
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lifecycle.stop)
+        # The socket listens already: who comes before the application is ready waits in its queue. So the address can
+        # be told first, and what the application starts (runners, instances) finds it.
+        _announce(settings, paths, url, services.id)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
-        if not serving.done():
-            _announce(settings, paths, url, services.id)
+        if server.started:
+            log.info("tunesmith %s serves %s at %s", __version__, settings.home, url)
+            print(f"Serving {settings.home} at {url} (process {os.getpid()}). Stop with Ctrl-C.", flush=True)
         stopping = asyncio.create_task(lifecycle.stopping.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         paths.server_file.unlink(missing_ok=True)
@@ -147,8 +160,6 @@ def _announce(settings: Settings, paths: WorkspacePaths, url: str, workspace_id:
         certificate=str(settings.tls_certificate.absolute()) if settings.tls_certificate else None,
     )
     write_text(paths.server_file, address.model_dump_json(indent=2) + "\n", mode=0o600)
-    log.info("tunesmith %s serves %s at %s", __version__, settings.home, url)
-    print(f"Serving {settings.home} at {url} (process {os.getpid()}). Stop with Ctrl-C.", flush=True)
 
 
 def _url(settings: Settings, port: int) -> str:
@@ -252,7 +263,8 @@ def _holder(port: int) -> str | None:
 
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            here = connection.laddr and connection.laddr[1] == port
+            if here and connection.status == psutil.CONN_LISTEN and connection.pid:
                 return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
     return None
 
@@ -291,20 +303,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--version", action="version", version=json.dumps({"version": __version__}))
     return parser
-
-
-def _make_server_class() -> Any:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """uvicorn's server without its signal handlers: the process stops by the lifecycle, in one way."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    return Server
-
-
-def _Server(config: Any) -> Any:  # noqa: N802
-    return _make_server_class()(config)

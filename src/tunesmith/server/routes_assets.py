@@ -56,7 +56,9 @@ def resolve(
     services: ServicesOf, request: Resolve
 ) -> ModelVersion | DataVersion | ComponentVersion | EnvironmentVersion:
     """The asset version that a reference points at."""
-    return services.assets(request.kind).resolve(request.reference)
+    found: ModelVersion | DataVersion | ComponentVersion | EnvironmentVersion
+    found = services.assets(request.kind).resolve(request.reference)
+    return found
 
 
 def _routes(kind: AssetKind, record: type[A]) -> None:
