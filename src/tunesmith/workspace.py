@@ -191,20 +191,32 @@ def _services(
     system = SystemRegistry(_catalogue)
     sources = Sources(database, store, paths)
     computes = ComputeService(database, paths.home, created_at=info.created_at)
-    models = ModelService(database, store, system, paths=paths, sources=sources, hasher=hasher)
+    tracking = Tracking(paths, database, store)
+    models = ModelService(
+        database,
+        store,
+        system,
+        paths=paths,
+        sources=sources,
+        hasher=hasher,
+        before_delete=lambda model: tracking.unlink_model(model.name, model.version),
+    )
     data = DataService(database, store, system, sources=sources, hasher=hasher)
     components = ComponentService(database, store, system, sources=sources, hasher=hasher, check=check_spec)
-    tracking = Tracking(paths, database)
 
     def step_environment(job: Job) -> dict[str, str]:
         address = _server(paths)
         if address is None:
             return {}
-        return {
+        variables = {
             "MLFLOW_TRACKING_URI": f"{address.url}/mlflow",
             "MLFLOW_TRACKING_TOKEN": secrets.token,
             "MLFLOW_EXPERIMENT_NAME": job.experiment_name,
         }
+        if address.certificate is not None:
+            variables["MLFLOW_TRACKING_SERVER_CERT_PATH"] = address.certificate
+        run_id = tracking.start_run(job.name)
+        return {**variables, "MLFLOW_RUN_ID": run_id} if run_id is not None else variables
 
     def instance_type_difference(name: str) -> str | None:
         return difference(computes.size(name, target="instance_type"), computes.machine())

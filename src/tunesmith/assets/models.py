@@ -6,7 +6,7 @@ import builtins
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ class ModelService(AssetService[ModelVersion]):
         paths: the workspace's folder.
         sources: finds what is to be registered.
         hasher: hashes what is no package.
+        before_delete: called before a registered model's files go.
     """
 
     kind = "models"
@@ -63,11 +64,13 @@ class ModelService(AssetService[ModelVersion]):
         paths: WorkspacePaths,
         sources: Sources,
         hasher: Hasher,
+        before_delete: Callable[[ModelVersion], None] = lambda _model: None,
     ) -> None:
         super().__init__(database, store, system)
         self._paths = paths
         self._sources = sources
         self._hasher = hasher
+        self._before_delete = before_delete
         self._packages: dict[Path, tuple[int, dict[str, Any]]] = {}
         self._packages_lock = threading.Lock()
 
@@ -190,9 +193,13 @@ class ModelService(AssetService[ModelVersion]):
             NotFound: there is no such version.
             Conflict: a deployment serves it, or a job that has not ended uses it.
         """
-        if registry is None or registry != self._system.name:
-            return super().delete(name, version, registry=registry)
         with self._lock:
+            if registry != self._system.name:
+                self._writable(name, registry)
+                model = self.get(name, version, registry=WORKSPACE)
+                self.check_unused(model)
+                self._before_delete(model)
+                return super().delete(name, version, registry=registry)
             model = self.get(name, version, registry=registry)
             self.check_unused(model)
             return atomic.remove(self.package_folder(model))

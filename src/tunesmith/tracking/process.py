@@ -70,8 +70,8 @@ class MlflowProcess:
 
     def stop(self) -> None:
         """End it; it is not started again."""
+        self._closed = True  # before the lock: a start that goes on sees it and gives up
         with self._lock:
-            self._closed = True
             self._end()
 
     def _start(self) -> None:
@@ -121,6 +121,8 @@ class MlflowProcess:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise self._not_up(f"ended with exit code {process.returncode}")
+            if self._closed:
+                raise Unavailable("the workspace is closing", target="mlflow")
             port = _port(place, process.pid)
             if port is not None and self._healthy(port):
                 return port
