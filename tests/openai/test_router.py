@@ -236,3 +236,13 @@ def test_models(house: House, client: httpx.Client) -> None:
     listed = client.get("/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["m", "blue"]
     assert client.get("/v1/models", headers={"authorization": ""}).status_code == 401
+
+
+def test_metrics(client: httpx.Client) -> None:
+    client.post(CHAT, json=body())
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "# TYPE tunesmith_request_seconds histogram" in answer.text
+    assert 'tunesmith_requests_total{endpoint="chat",deployment="blue",code="200"}' in answer.text
+    for line in answer.text.splitlines():
+        assert re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+\{\w+="[^"]*"(,\w+="[^"]*")*\} [0-9.e+-]+', line), line

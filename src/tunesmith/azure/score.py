@@ -31,7 +31,15 @@ from tunesmith.errors import Fault, UnsupportedField, ValidationFailed
 from tunesmith.generate.types import Choice, GenerateRequest, Usage
 from tunesmith.openai.answers import ChatShape
 from tunesmith.openai.bodies import ChatCompletionBody, MessageBody, ResponseFormat, parse_body
-from tunesmith.openai.face import Face, answer_headers, deployment_header, json_response, parse_json, unless_gone
+from tunesmith.openai.face import (
+    Face,
+    FaceRoute,
+    answer_headers,
+    deployment_header,
+    json_response,
+    parse_json,
+    unless_gone,
+)
 from tunesmith.openai.schema import describe_body
 
 MAX_CONVERSATIONS = 64
@@ -89,7 +97,7 @@ class Score:
 def create_score_router(gateway: Gateway, endpoints: EndpointService) -> APIRouter:
     """The routes ``/endpoints/{endpoint}/score`` and ``/endpoints/{endpoint}/invocations``."""
     face = Face(gateway, endpoints)
-    router = APIRouter(tags=["score"])
+    router = APIRouter(tags=["score"], route_class=FaceRoute)
 
     async def score(request: Request, endpoint: str) -> Response:
         asked = read_score(parse_json(await face.body(request)))

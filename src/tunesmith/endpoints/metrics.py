@@ -96,8 +96,8 @@ class GatewayMetrics:
         for key in [key for key in self._deployments if key not in wanted]:
             del self._deployments[key]
 
-    def prometheus(self) -> str:
-        """All of it in Prometheus' text format, version 0.0.4."""
+    def prometheus(self, endpoint: str | None = None) -> str:
+        """All of it, or what ``endpoint`` has, in Prometheus' text format, version 0.0.4."""
         families: dict[str, tuple[str, str, list[str]]] = {
             "tunesmith_requests_total": ("counter", "Requests by the status they were answered with.", []),
             "tunesmith_request_seconds": ("histogram", "Seconds from a request to the end of its answer.", []),
@@ -120,6 +120,8 @@ class GatewayMetrics:
             families[name][2].append(f"{name}{{{labels}}} {value}")
 
         for key, counters in sorted(self._deployments.items()):
+            if endpoint is not None and key[0] != endpoint:
+                continue
             labels = f'endpoint="{key[0]}",deployment="{key[1]}"'
             for status, count in sorted(counters.by_status.items()):
                 say("tunesmith_requests_total", f'{labels},code="{status}"', count)

@@ -310,12 +310,11 @@ class EndpointService:
         """Change parts of a deployment; see ``create_or_update_deployment``."""
         with self._lock:
             known = self._deployment(endpoint, name)
-            changes = {
-                field: getattr(request, field)
-                for field in request.model_fields_set
-                if getattr(request, field) is not None
-            }
-            return self.create_or_update_deployment(known.spec.model_copy(update=changes))
+        changes = {
+            field: getattr(request, field) for field in request.model_fields_set if getattr(request, field) is not None
+        }
+        # Outside the lock: the model's weights may have to be fetched first.
+        return self.create_or_update_deployment(known.spec.model_copy(update=changes))
 
     def delete_deployment(self, endpoint: str, name: str) -> None:
         """Ask for the end of a deployment. Raises ``Conflict`` while it has traffic."""

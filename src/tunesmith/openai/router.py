@@ -20,6 +20,7 @@ from tunesmith.openai.bodies import ChatCompletionBody, CompletionBody, parse_bo
 from tunesmith.openai.face import (
     EventStream,
     Face,
+    FaceRoute,
     answer_headers,
     deployment_header,
     error_body,
@@ -34,7 +35,7 @@ def create_openai_router(gateway: Gateway, endpoints: EndpointService) -> APIRou
     """The routes ``/endpoints/{endpoint}/v1/…`` over ``gateway``, opened by the keys of ``endpoints``."""
     face = Face(gateway, endpoints)
     routes = _OpenAIRoutes(face)
-    router = APIRouter(tags=["openai"])
+    router = APIRouter(tags=["openai"], route_class=FaceRoute)
 
     def add(path: str, method: str, handler: Any, body: type[BaseModel] | None, summary: str) -> None:
         router.add_api_route(
@@ -47,6 +48,15 @@ def create_openai_router(gateway: Gateway, endpoints: EndpointService) -> APIRou
             openapi_extra=describe_body(body),
         )
 
+    router.add_api_route(
+        "/endpoints/{endpoint}/metrics",
+        face.guarded(routes.metrics),
+        methods=["GET"],
+        summary="Prometheus metrics of the endpoint",
+        operation_id="endpoint_metrics",
+        response_class=Response,
+        openapi_extra=describe_body(None),
+    )
     add("chat/completions", "POST", routes.chat, ChatCompletionBody, "Continue a conversation")
     add("completions", "POST", routes.completions, CompletionBody, "Answer one or several prompts")
     add("models", "GET", routes.models, None, "The names that the model field may have")
@@ -105,6 +115,10 @@ class _OpenAIRoutes:
             [deployment.model_name for deployment in route.deployments.values()] + list(route.deployments)
         )
         return json_response(model_list(list(names), route.created))
+
+    async def metrics(self, request: Request, endpoint: str) -> Response:
+        text = self._gateway.metrics.prometheus(endpoint)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _begin(self, request: Request, endpoint: str, asked: GenerateRequest, model: str | None) -> Generation:
         work = self._gateway.generate(endpoint, asked, deployment=deployment_header(request), model=model)

@@ -1,0 +1,263 @@
+"""What the gateway costs: ``python benchmarks/bench_gateway.py [--requests N] [--memory N]``.
+ Three processes: an instance that answers at once with what it has ready, the server with the gateway and the faces,
+pinned to one core where the system allows, and this one, the client. Every number through the gateway stands beside
+the same call made to the instance directly, in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+SECRET = "benchmark"
+CHUNKS = 200
+ASK = {"messages": [{"role": "user", "content": "Tell me a short story about a robot that learns to paint."}]}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def run_instance(port: int) -> None:
+    """The trivial instance: one canned answer, or a stream of ``CHUNKS`` canned events."""
+    from aiohttp import web
+
+    usage = {"prompt_tokens": 20, "completion_tokens": CHUNKS, "total_tokens": 20 + CHUNKS}
+    choice = {"index": 0, "text": "Once upon a time.", "token_ids": [1, 2, 3, 4], "finish_reason": "stop"}
+    whole = json.dumps({"choices": [choice], "usage": usage}).encode()
+    event = json.dumps({"index": 0, "text": " word", "token_ids": [5]}).encode() + b"\n"
+    last = json.dumps({"index": 0, "finish_reason": "stop", "usage": usage}).encode() + b"\n"
+
+    async def generate(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        if b'"stream":true' not in body:
+            return web.Response(body=whole, content_type="application/json")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(CHUNKS):
+            await response.write(event)
+            await asyncio.sleep(0)
+        await response.write(last)
+        await response.write_eof()
+        return response
+
+    app = web.Application()
+    app.router.add_post("/generate", generate)
+    web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
+
+
+def run_server(port: int, instance_port: int, home: str, key: Any) -> None:
+    """The server: service, pool, gateway, faces; no controller, the instance is put into the pool."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    import uvicorn
+    from fastapi import FastAPI
+
+    from tunesmith.azure.score import create_score_router
+    from tunesmith.endpoints.gateway import Gateway
+    from tunesmith.endpoints.pool import InstancePool, Target
+    from tunesmith.endpoints.service import EndpointService
+    from tunesmith.openai import create_openai_router
+    from tunesmith.records.assets import ModelVersion
+    from tunesmith.records.base import utcnow
+    from tunesmith.records.endpoints import CreateDeployment, CreateEndpoint, RequestSettings, UpdateEndpoint
+    from tunesmith.storage.database import Database
+    from tunesmith.storage.paths import WorkspacePaths
+    from tunesmith.storage.secrets import Secrets
+
+    paths = WorkspacePaths(Path(home))
+    paths.make()
+
+    def resolve(reference: str) -> ModelVersion:
+        return ModelVersion(
+            registry="workspace", name="m", version="1", id="azureml:m:1", created_at=utcnow(), path=home
+        )
+
+    service = EndpointService(Database(paths.database_file), Secrets(paths), resolve, folder=paths.endpoints)
+    service.create_or_update(CreateEndpoint(name="bench"))
+    limits = RequestSettings(max_concurrent_requests_per_instance=256)
+    service.create_or_update_deployment(
+        CreateDeployment(name="blue", endpoint="bench", model="m", request_settings=limits)
+    )
+    service.update("bench", UpdateEndpoint(traffic={"blue": 100}))
+    pool = InstancePool()
+    gateway = Gateway(service, pool)
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        url = f"http://127.0.0.1:{instance_port}"
+        pool.add(Target(key=("bench", "blue"), instance="i", url=url, secret=SECRET, model="azureml:m:1"))
+        key.put(service.keys("bench").primary_key)
+        yield
+        await gateway.close()
+
+    app = FastAPI(lifespan=life)
+    app.include_router(create_openai_router(gateway, service))
+    app.include_router(create_score_router(gateway, service))
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where to send requests, and as what."""
+
+    name: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    stream_body: bytes
+
+
+async def latencies(session: aiohttp.ClientSession, side: Side, count: int) -> list[float]:
+    """Milliseconds of ``count`` whole answers, one after the other."""
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        async with session.post(side.url, data=side.body, headers=side.headers) as response:
+            await response.read()
+            assert response.status == 200, await response.text()
+        taken.append((time.perf_counter() - start) * 1000)
+    return taken
+
+
+async def throughput(session: aiohttp.ClientSession, side: Side, count: int, concurrency: int) -> float:
+    """Seconds for ``count`` whole answers, ``concurrency`` at a time."""
+    left = iter(range(count))
+
+    async def work() -> None:
+        for _ in left:
+            async with session.post(side.url, data=side.body, headers=side.headers) as response:
+                await response.read()
+                assert response.status == 200
+
+    start = time.perf_counter()
+    await asyncio.gather(*[work() for _ in range(concurrency)])
+    return time.perf_counter() - start
+
+
+async def stream(session: aiohttp.ClientSession, side: Side) -> float:
+    """Milliseconds for one stream of ``CHUNKS`` chunks."""
+    start = time.perf_counter()
+    async with session.post(side.url, data=side.stream_body, headers=side.headers) as response:
+        async for _ in response.content.iter_any():
+            pass
+    return (time.perf_counter() - start) * 1000
+
+
+def percentile(values: list[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100)[percent - 1]
+
+
+async def measure(direct: Side, through: Side, server: psutil.Process, requests: int, memory: int) -> None:
+    json_headers = {"content-type": "application/json"}
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), headers=json_headers, trust_env=False
+    ) as session:
+        for side in (direct, through):
+            await latencies(session, side, 200)
+        # Taken in turns, so that a busy moment of the machine falls on both.
+        taken: dict[str, list[float]] = {direct.name: [], through.name: []}
+        for _ in range(max(1, requests // 500)):
+            for side in (direct, through):
+                taken[side.name] += await latencies(session, side, 250)
+        print(f"{'':24}{'p50 ms':>10}{'p99 ms':>10}")
+        for name, values in taken.items():
+            print(f"{name:24}{percentile(values, 50):10.2f}{percentile(values, 99):10.2f}")
+        overhead = [
+            percentile(taken[through.name], percent) - percentile(taken[direct.name], percent) for percent in (50, 99)
+        ]
+        print(f"{'overhead':24}{overhead[0]:10.2f}{overhead[1]:10.2f}")
+
+        await throughput(session, through, 500, 32)
+        before = sum(server.cpu_times()[:2])
+        seconds = await throughput(session, through, requests, 32)
+        used = sum(server.cpu_times()[:2]) - before
+        print(
+            f"requests/s at concurrency 32: {requests / seconds:,.0f}; for each second of the server's core: ", end=""
+        )
+        print(f"{requests / used:,.0f}")
+
+        streams = {side.name: [await stream(session, side) for _ in range(30)] for side in (direct, through)}
+        chunk = (statistics.median(streams[through.name]) - statistics.median(streams[direct.name])) / CHUNKS
+        print(f"streaming adds {chunk:.3f} ms a chunk ({CHUNKS} chunks, sent as fast as they are taken)")
+
+        if memory:
+            sizes = [server.memory_info().rss]
+            for _ in range(4):
+                await throughput(session, through, memory // 4, 32)
+                sizes.append(server.memory_info().rss)
+            shown = " ".join(f"{size / 2**20:.1f}" for size in sizes)
+            print(f"memory of the server over {memory:,} requests, in quarters: {shown} MiB")
+        rate = f"{requests / used:,.0f} requests/s on one core"
+        print(f"overhead p50 {overhead[0]:.2f} ms, p99 {overhead[1]:.2f} ms; {rate}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--memory", type=int, default=0, help="requests over which the memory is watched")
+    chosen = parser.parse_args()
+    instance_port, port = free_port(), free_port()
+    context = multiprocessing.get_context("spawn")
+    key: Any = context.Queue()
+    with tempfile.TemporaryDirectory(prefix="tunesmith-bench-") as home:
+        instance = context.Process(target=run_instance, args=(instance_port,), daemon=True)
+        server = context.Process(target=run_server, args=(port, instance_port, home, key), daemon=True)
+        instance.start()
+        server.start()
+        try:
+            bearer = f"Bearer {key.get(timeout=60)}"
+            for awaited in (instance_port, port):
+                wait_for(awaited)
+            streamed = {**ASK, "stream": True}
+            compact = {"separators": (",", ":")}
+            direct = Side(
+                "instance directly",
+                f"http://127.0.0.1:{instance_port}/generate",
+                {},
+                json.dumps(ASK).encode(),
+                json.dumps(streamed, **compact).encode(),  # type: ignore[arg-type]
+            )
+            through = Side(
+                "through the gateway",
+                f"http://127.0.0.1:{port}/endpoints/bench/v1/chat/completions",
+                {"authorization": bearer},
+                direct.body,
+                direct.stream_body,
+            )
+            asyncio.run(measure(direct, through, psutil.Process(server.pid), chosen.requests, chosen.memory))
+        finally:
+            for process in (server, instance):
+                process.terminate()
+                process.join(10)
+
+
+def wait_for(port: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.closing(socket.socket()) as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"nothing listens on port {port}")
+
+
+if __name__ == "__main__":
+    main()
