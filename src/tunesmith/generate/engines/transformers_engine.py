@@ -16,7 +16,7 @@ import torch
 from tunesmith.chat.tokens import ChatTokenizer
 from tunesmith.errors import InvalidData, InvalidModel
 from tunesmith.generate.engines.batcher import Batcher, Job, Limits
-from tunesmith.generate.engines.cache import ATTENTION, Pass, Shape, attend
+from tunesmith.generate.engines.cache import ATTENTION, Draft, Pass, Piece, Shape, attend
 from tunesmith.generate.sampling import Sampler
 from tunesmith.generate.text import TextAssembler
 from tunesmith.generate.types import (
@@ -53,7 +53,7 @@ class TransformersEngine:
         if not getattr(model, "_supports_attention_backend", False):
             raise InvalidModel(
                 f"{type(model).__name__} does not use transformers' attention interface, which this engine needs",
-                way_out="models that do: Llama, Mistral, Phi-3, Phi-4, Qwen, Gemma and most others that are current",
+                way_out="models that do: Llama, Mistral, Phi-3, Phi-4, Qwen, Gemma 3 and most others that are current",
             )
         torch.nn.Module.eval(model)
         _register()
@@ -78,6 +78,7 @@ class TransformersEngine:
         self._limits = limits
         self._fields = HONOURED | ({"tools"} if "tools" in tokenizer.contract.accepts else set())
         self._stop_ids = frozenset(tokenizer.contract.eos_token_ids)
+        self._try(shape)
         self._batcher = Batcher(self._forward, shape, limits)
 
     @property
@@ -142,6 +143,17 @@ class TransformersEngine:
             token_text=lambda token: self._tokenizer.decode([token], skip_special_tokens=False),
             loop=asyncio.get_running_loop(),
         )
+
+    def _try(self, shape: Shape) -> None:
+        """One token through the model, so that what cannot be served shows now and not at the first request."""
+        first = torch.tensor([0], device=shape.device)
+        try:
+            self._forward(first, first, first, Pass([], [Piece(Draft(shape, 1), 0, 1, 0)]))
+        except (NotImplementedError, TypeError) as error:
+            raise InvalidModel(
+                f"{type(self._model).__name__} cannot be served by this engine: {error}",
+                way_out="models that can: Llama, Mistral, Phi-3, Phi-4, Qwen, Gemma 3 and most others that are current",
+            ) from error
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor, shelves: Pass) -> torch.Tensor:
         model = self._model

@@ -1,0 +1,167 @@
+"""The batching loop over a function in the place of a model: it always says the next number."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tunesmith.chat.messages import Message
+from tunesmith.chat.stream import StreamDecoder
+from tunesmith.errors import Failure, OutOfMemory
+from tunesmith.generate import GenerateEvent, GenerateRequest
+from tunesmith.generate.engines.batcher import Batcher, Job, Limits
+from tunesmith.generate.engines.cache import Pass, Shape
+from tunesmith.generate.sampling import Sampler
+from tunesmith.generate.text import TextAssembler
+
+VOCABULARY = 1000
+SHAPE = Shape(layers=1, kv_heads=1, head_dim=1, dtype=torch.float32, device=torch.device("cpu"))
+LIMITS = Limits(max_answers=4, cache_bytes=10**9, context_length=900, prompt_tokens_alone=8, prompt_tokens_beside=3)
+
+
+class Counter:
+    """``forward`` that counts on; it remembers its passes and fails when told to."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[list[int], list[int], list[int]]] = []
+        self.fail: Exception | None = None
+
+    def __call__(
+        self, ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor, shelves: Pass
+    ) -> torch.Tensor:
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        self.passes.append((ids.tolist(), positions.tolist(), wanted.tolist()))
+        return torch.nn.functional.one_hot((ids[wanted] + 1) % VOCABULARY, VOCABULARY).float()
+
+
+@pytest.fixture
+def counter() -> Counter:
+    return Counter()
+
+
+@pytest.fixture
+def batcher(counter: Counter) -> Iterator[Batcher]:
+    made = Batcher(counter, SHAPE, LIMITS)
+    yield made
+    made.close()
+
+
+def job(prompt: list[int], *, max_tokens: int, stop_ids: set[int] = frozenset(), n: int = 1) -> Job:  # type: ignore[assignment]
+    request = GenerateRequest((Message("user", "x"),), temperature=0)
+    return Job(
+        prompt=prompt,
+        samplers=[Sampler(request, index) for index in range(n)],
+        texts=[TextAssembler(StreamDecoder(lambda ids: " ".join(map(str, ids)))) for _ in range(n)],
+        max_tokens=max_tokens,
+        stop_ids=frozenset(stop_ids),
+        token_text=str,
+        loop=asyncio.get_running_loop(),
+    )
+
+
+async def read(job: Job) -> list[GenerateEvent]:
+    found: list[GenerateEvent] = []
+    while not found or found[-1].usage is None:
+        item = await job.outbox.get()
+        if isinstance(item, BaseException):
+            raise item
+        found += item
+    return found
+
+
+async def test_prompts_are_read_in_pieces_and_answers_one_token_a_pass(batcher: Batcher, counter: Counter) -> None:
+    one = job(list(range(10, 30)), max_tokens=3)
+    batcher.submit(one)
+    events = await read(one)
+    assert [event.token_ids for event in events] == [(30,), (31,), (32,)]
+    assert [len(ids) for ids, _, _ in counter.passes] == [8, 8, 4, 1, 1]
+    assert [positions for _, positions, _ in counter.passes] == [
+        list(range(8)),
+        list(range(8, 16)),
+        list(range(16, 20)),
+        [20],
+        [21],
+    ]
+    assert [wanted for _, _, wanted in counter.passes] == [[], [], [3], [0], [0]]
+
+
+async def test_a_prompt_beside_an_answer_takes_small_pieces(batcher: Batcher, counter: Counter) -> None:
+    first = job([1], max_tokens=50)
+    batcher.submit(first)
+    await first.outbox.get()
+    second = job(list(range(100, 107)), max_tokens=2)
+    batcher.submit(second)
+    assert [event.token_ids for event in await read(second)] == [(107,), (108,)]
+    beside = [len(ids) for ids, _, _ in counter.passes if len(ids) > 1]
+    assert beside[:3] == [4, 4, 2]  # one token of the answer, and 3, 3 and 1 of the prompt
+
+
+async def test_stop_ids_context_and_choices(batcher: Batcher) -> None:
+    stops = job([5], max_tokens=50, stop_ids={9})
+    ends = job([5] * 898, max_tokens=50)
+    twins = job([5], max_tokens=2, n=2)
+    for each in (stops, ends, twins):
+        batcher.submit(each)
+    events = await read(stops)
+    assert [event.token_ids[0] for event in events] == [6, 7, 8, 9]
+    assert (events[-1].finish_reason, events[-1].text) == ("stop", "")
+    events = await read(ends)
+    assert ([event.token_ids[0] for event in events], events[-1].finish_reason) == ([6, 7], "length")
+    events = await read(twins)
+    assert [(event.index, event.token_ids) for event in events] == [(0, (6,)), (1, (6,)), (0, (7,)), (1, (7,))]
+    assert events[-1].usage is not None and events[-1].usage.completion_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("broken"), Failure),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+    ],
+)
+async def test_a_pass_that_fails_fails_its_requests_and_no_others(
+    error: Exception, kind: type[Exception], batcher: Batcher, counter: Counter
+) -> None:
+    running = [job([1], max_tokens=800) for _ in range(4)]
+    for each in running:
+        batcher.submit(each)
+    await running[0].outbox.get()
+    waiting = job([7], max_tokens=2)
+    batcher.submit(waiting)
+    counter.fail = error
+    for each in running:
+        with pytest.raises(kind):
+            await read(each)
+    assert [event.token_ids for event in await read(waiting)] == [(8,), (9,)]
+    stats = batcher.stats()
+    assert (stats.failed, stats.finished, stats.running, stats.cache_bytes) == (4, 1, 0, 0)
+
+
+async def test_giving_up_twice_or_late_is_harmless(batcher: Batcher) -> None:
+    one = job([1], max_tokens=2)
+    batcher.submit(one)
+    await read(one)
+    batcher.give_up(one)
+    batcher.give_up(one)
+    two = job([3], max_tokens=1)
+    batcher.submit(two)
+    await read(two)
+    assert batcher.stats().cancelled == 0
+
+
+async def test_closing_cancels_what_waits_too(counter: Counter) -> None:
+    batcher = Batcher(counter, SHAPE, LIMITS)
+    jobs = [job([1], max_tokens=800) for _ in range(6)]
+    for each in jobs:
+        batcher.submit(each)
+    await jobs[0].outbox.get()
+    batcher.close()
+    batcher.close()
+    for each in jobs:
+        assert (await read(each))[-1].finish_reason == "cancelled"
