@@ -61,13 +61,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_facts(config: Mapping[str, Any], *, where: Path) -> ModelFacts:
     """The facts in a configuration; ``InvalidModel`` names the field that is missing or wrong."""
-    architectures = config.get("architectures") or []
-    if not isinstance(architectures, list) or not architectures:
-        raise InvalidModel(
-            "config.json names no architecture",
-            target=f"{where}#architectures",
-            way_out="copy the model's own config.json",
-        )
 
     def number(name: str, fallback: int | None = None) -> int:
         value = config.get(name)
@@ -84,7 +77,7 @@ def read_facts(config: Mapping[str, Any], *, where: Path) -> ModelFacts:
     heads = number("num_attention_heads")
     hidden = number("hidden_size")
     return ModelFacts(
-        architecture=str(architectures[0]),
+        architecture=_architecture(config, where),
         model_type=str(config.get("model_type", "")),
         context_length=_context_length(config, number("max_position_embeddings")),
         vocab_size=number("vocab_size"),
@@ -96,6 +89,17 @@ def read_facts(config: Mapping[str, Any], *, where: Path) -> ModelFacts:
         head_dim=number("head_dim", hidden // heads),
         tied_embeddings=bool(config.get("tie_word_embeddings", _tied_by_default(str(config.get("model_type", ""))))),
     )
+
+
+def _architecture(config: Mapping[str, Any], where: Path) -> str:
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        raise InvalidModel(
+            "config.json names no architecture",
+            target=f"{where}#architectures",
+            way_out="copy the model's own config.json",
+        )
+    return str(architectures[0])
 
 
 def _tied_by_default(model_type: str) -> bool:
@@ -124,7 +128,7 @@ def require_native(config: Mapping[str, Any], *, where: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     model_type = str(config.get("model_type", ""))
-    architecture = str((config.get("architectures") or [""])[0])
+    architecture = _architecture(config, where)
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "an unknown method")
         raise InvalidModel(
@@ -144,7 +148,7 @@ def require_native(config: Mapping[str, Any], *, where: Path) -> None:
         )
     if "auto_map" in config:
         raise InvalidModel(
-            f"{architecture or model_type} needs the Python code in its folder, and code of a model is never run here "
+            f"{architecture} needs the Python code in its folder, and code of a model is never run here "
             "(trust_remote_code is off)",
             target=f"{where}#auto_map",
             way_out="choose a model whose architecture is part of transformers, such as Phi-3-mini, Phi-4, Qwen2.5, "
@@ -152,7 +156,7 @@ def require_native(config: Mapping[str, Any], *, where: Path) -> None:
         )
     kind = "is no causal language model" if model_type in CONFIG_MAPPING_NAMES else "is not known to this transformers"
     raise InvalidModel(
-        f"the model type {model_type!r} ({architecture or 'no architecture named'}) {kind}",
+        f"the model type {model_type!r} ({architecture}) {kind}",
         target=f"{where}#model_type",
         way_out="choose a decoder-only chat model that transformers supports",
     )

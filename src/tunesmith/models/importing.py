@@ -6,10 +6,12 @@ source ──fetch──► folder aside ──check, complete, contract, manife
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import AlreadyExists, InvalidModel
+from tunesmith.errors import AlreadyExists, InvalidModel, TunesmithError
 from tunesmith.models.facts import CONFIG_FILE, read_config, read_facts, require_native
 from tunesmith.models.files import written_aside
 from tunesmith.models.package import (
@@ -69,7 +71,7 @@ def import_model(
         )
     downloads.mkdir(parents=True, exist_ok=True)
     try:
-        with written_aside(destination, f"the model {name!r}") as aside:
+        with written_aside(destination, f"the model {name!r}") as aside, _faults_name(source, aside):
             fetched = parsed.fetch(aside, context)
             _complete(aside, fetched, name=name, license=license, reporter=reporter)
     except FileExistsError:  # another process imported the same meanwhile
@@ -85,6 +87,18 @@ def import_model(
     if isinstance(parsed, HubSource):
         parsed.forget(context)
     return ModelPackage.open(destination)
+
+
+@contextmanager
+def _faults_name(source: str, aside: Path) -> Iterator[None]:
+    """Errors name the source: the folder aside is gone when they are read."""
+    try:
+        yield
+    except TunesmithError as error:
+        target = (error.target or source).replace(str(aside), source)
+        error.target = target if "://" in target or target.startswith("/") else f"{source}/{target}"
+        error.message = error.message.replace(str(aside), source)
+        raise
 
 
 def _complete(folder: Path, fetched: Fetched, *, name: str, license: str | None, reporter: Reporter) -> None:

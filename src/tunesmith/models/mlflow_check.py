@@ -24,7 +24,6 @@ def main(arguments: list[str]) -> int:
     max_tokens = int(arguments[1]) if len(arguments) > 1 else 8
 
     import mlflow.pyfunc
-    import mlflow.transformers
     from transformers.utils.logging import disable_progress_bar
 
     from tunesmith.models.package import ModelPackage
@@ -32,8 +31,8 @@ def main(arguments: list[str]) -> int:
     disable_progress_bar()
     contract = ModelPackage.open(folder).tokenizer()
     contract.check_probes()
-    components = mlflow.transformers.load_model(str(folder), return_type="components")
-    tokenizer = components["tokenizer"]
+    model = mlflow.pyfunc.load_model(str(folder))
+    tokenizer = model.get_raw_model().tokenizer
     probes = 0
     for probe in contract.contract.probes:
         if not probe.ids or probe.conversation.tools:
@@ -43,8 +42,6 @@ def main(arguments: list[str]) -> int:
         if tokenizer(text)["input_ids"] != contract.encode_text(text):
             raise SystemExit(f"MLflow's tokenizer gives other ids than the chat contract for {text!r}")
         probes += 1
-    del components
-    model = mlflow.pyfunc.load_model(str(folder))
     answers = model.predict({"messages": [{"role": "user", "content": QUESTION}], "max_tokens": max_tokens})
     answer = answers[0] if isinstance(answers, list) else answers
     print(

@@ -216,14 +216,14 @@ class MlflowCheck(BaseModel):
 def check_mlflow_model(path: Path, *, max_tokens: int = 8, timeout: float = 600.0) -> MlflowCheck:
     """Open an MLflow model folder of ours in a fresh process, offline, and let MLflow's scorer answer one question.
 
-    Loads it with ``mlflow.transformers`` and ``mlflow.pyfunc``, compares the ids of the chat contract's probes, and
+    Loads it as a pipeline through ``mlflow.pyfunc``, compares the ids of the chat contract's probes, and
     calls ``predict``. ``timeout`` is in seconds. Raises ``Failure`` with what the process said when any of it fails.
     """
     if not (path / MLMODEL_FILE).is_file():
         raise InvalidModel("this folder is no MLflow model: it has no MLmodel", target=str(path))
     import os
 
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MLFLOW_ENABLE_TELEMETRY": "false"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "tunesmith.models.mlflow_check", str(path), str(max_tokens)]
     try:
         done = subprocess.run(

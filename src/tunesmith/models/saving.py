@@ -8,13 +8,14 @@ holds one more tensor.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.errors import AlreadyExists, InvalidModel
 from tunesmith.models.facts import CONFIG_FILE
-from tunesmith.models.files import link_or_copy, require_room, written_aside
+from tunesmith.models.files import require_room, written_aside
 from tunesmith.models.importing import make_package
 from tunesmith.models.package import ModelPackage, Origin
 from tunesmith.models.weights import (
@@ -91,7 +92,7 @@ def write_like(
         if name.endswith(".safetensors") or name in {INDEX_FILE, CONFIG_FILE, "merge_report.json"}:
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(like.path / name, folder / name)
+        shutil.copyfile(like.path / name, folder / name)  # small; a package shares no file with another
         hashes[name] = entry.sha256
     _write_config(folder, like, dtype)
     done = 0

