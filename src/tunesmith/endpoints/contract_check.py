@@ -1,4 +1,4 @@
-"""The last check before an instance takes traffic: does it say what the model said when it was made?
+"""The last check before an instance takes traffic: does it say what the model said when it was evaluated?
  Two parts. The package's probe conversations must give the recorded token ids. And where evaluation recorded greedy
 answers (``greedy_probes.json`` in the package), the engine must give them again: token for token in the same engine
 and precision, and in another precision at least begin as recorded, with the difference said.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.chat.messages import Message
 from tunesmith.errors import DeploymentFailed, InvalidModel
 from tunesmith.generate.types import Engine, GenerateRequest, collect
 
@@ -20,33 +21,43 @@ GREEDY_PROBES_FILE = "greedy_probes.json"
 
 @dataclass(frozen=True, slots=True)
 class GreedyProbe:
-    """One answer that evaluation recorded with temperature 0."""
+    """One answer that evaluation recorded with temperature 0 (``evaluate.probes`` writes them)."""
 
     request: GenerateRequest
     token_ids: tuple[int, ...]
     engine: str
     precision: str
+    prompt_ids: tuple[int, ...] | None = None
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> GreedyProbe:
-        """Read one entry of the file: messages, token_ids, engine, precision."""
+        """Read one entry of the file."""
         ids = tuple(int(token) for token in body["token_ids"])
-        request = GenerateRequest.from_dict(
-            {"messages": body["messages"], "temperature": 0, "max_tokens": max(1, len(ids))}
+        messages = tuple(Message.from_openai(message) for message in body["messages"])
+        prompt = body.get("prompt_ids")
+        return cls(
+            GenerateRequest(messages, temperature=0, max_tokens=max(1, len(ids))),
+            ids,
+            str(body.get("engine", "")),
+            str(body.get("precision", "")),
+            None if prompt is None else tuple(int(token) for token in prompt),
         )
-        return cls(request, ids, str(body.get("engine", "")), str(body.get("precision", "")))
 
 
-def read_greedy_probes(folder: Path) -> list[GreedyProbe]:
-    """The recorded answers of a package; none when it has no such file. Raises ``InvalidModel`` for a faulty one."""
-    path = folder / GREEDY_PROBES_FILE
-    try:
-        entries = json.loads(path.read_text("utf-8"))
-        return [GreedyProbe.from_dict(entry) for entry in entries]
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidModel(f"the recorded answers cannot be read: {error}", target=str(path)) from None
+def find_greedy_probes(*places: Path | None) -> list[GreedyProbe]:
+    """The recorded answers in the first of ``places`` (files, or folders with the file) that has some; none otherwise.
+
+    Raises ``InvalidModel`` for a faulty file.
+    """
+    for place in places:
+        path = place / GREEDY_PROBES_FILE if place is not None and place.is_dir() else place
+        if path is None or not path.is_file():
+            continue
+        try:
+            return [GreedyProbe.from_dict(entry) for entry in json.loads(path.read_text("utf-8"))]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidModel(f"the recorded answers cannot be read: {error!r}", target=str(path)) from None
+    return []
 
 
 async def check_greedy(engine: Engine, probes: list[GreedyProbe]) -> list[str]:
@@ -61,6 +72,15 @@ async def check_greedy(engine: Engine, probes: list[GreedyProbe]) -> list[str]:
     agreed: list[float] = []
     exact = 0
     for probe in probes:
+        if (
+            probe.prompt_ids is not None
+            and tuple(engine.tokenizer.encode_prompt(probe.request.messages)) != probe.prompt_ids
+        ):
+            raise DeploymentFailed(
+                "a recorded question does not become the token ids that evaluation saw",
+                target=GREEDY_PROBES_FILE,
+                way_out="the package's chat template or tokenizer changed: register the model again",
+            )
         result = await collect(engine.generate(probe.request))
         given = result.choices[0].token_ids
         shared = _common_prefix(given, probe.token_ids)

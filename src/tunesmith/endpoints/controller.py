@@ -182,9 +182,8 @@ class EndpointController:
         if old and any(handle.stage is not Stage.READY for handle in current):
             return  # a roll goes one by one: the next starts when this one is ready
         for _ in range(min(missing, 1) if old else missing):
-            model = await asyncio.to_thread(self._service.model, document)
-            assert model.path is not None
-            handle = await asyncio.to_thread(Handle.create, self._service.folder, document, model.path, self._pool)
+            model, probes = await asyncio.to_thread(self._service.model_files, document)
+            handle = await asyncio.to_thread(Handle.create, self._service.folder, document, model, probes, self._pool)
             self._handles[document.key].append(handle)
             current.append(handle)
             assert self._session is not None

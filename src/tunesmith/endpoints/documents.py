@@ -35,7 +35,8 @@ class InstanceConfig(BaseModel):
     model: str
     """Reference of the model version, as answers name it."""
     model_path: Path
-    model_sha256: str | None = None
+    greedy_probes: Path | None = None
+    """The answers that evaluation recorded, when they are not in the model's own folder."""
     engine: str = "auto"
     precision: str = "auto"
     secret: str = Field(repr=False)

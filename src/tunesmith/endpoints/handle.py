@@ -97,7 +97,9 @@ class Handle:
         self._ending: asyncio.Task[None] | None = None
 
     @classmethod
-    def create(cls, root: Path, document: DeploymentDocument, model_path: str, pool: InstancePool) -> Handle:
+    def create(
+        cls, root: Path, document: DeploymentDocument, model: Path, greedy_probes: Path | None, pool: InstancePool
+    ) -> Handle:
         """A new handle with its folder and configuration."""
         endpoint, deployment = document.key
         instance = f"i{document.generation}-{secrets.token_hex(4)}"
@@ -109,7 +111,8 @@ class Handle:
             instance=instance,
             generation=document.generation,
             model=document.spec.model,
-            model_path=Path(model_path),
+            model_path=model,
+            greedy_probes=greedy_probes,
             engine=document.spec.engine,
             precision=document.spec.precision,
             secret=secrets.token_urlsafe(32),

@@ -68,6 +68,7 @@ class EndpointService:
         folder: ``endpoints/`` of the workspace, for the logs of instances.
         base_url: the server's address, for ``scoring_uri``; called when a record is made.
         describe_instance_type: the difference between an instance type and this machine, in words, if any.
+        probes_of: the file (or its folder) with the greedy answers that evaluation recorded for a model, if any.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class EndpointService:
         folder: Path,
         base_url: Callable[[], str] = lambda: "",
         describe_instance_type: Callable[[str], str | None] = lambda _size: None,
+        probes_of: Callable[[ModelVersion], Path | None] = lambda _model: None,
     ) -> None:
         self._store = EndpointStore(database)
         self._secrets = secrets
@@ -86,6 +88,7 @@ class EndpointService:
         self._folder = folder
         self._base_url = base_url
         self._describe_instance_type = describe_instance_type
+        self._probes_of = probes_of
         self._lock = threading.RLock()
         self._limiter = keys.WrongKeyLimiter()
         self._listeners: builtins.list[Callable[[], None]] = []
@@ -345,9 +348,11 @@ class EndpointService:
 
     # The controller's side
 
-    def model(self, document: DeploymentDocument) -> ModelVersion:
-        """The model version of a deployment, with its folder on this machine. Raises ``InvalidModel``."""
-        return self._here(self._resolve_model(document.spec.model))
+    def model_files(self, document: DeploymentDocument) -> tuple[Path, Path | None]:
+        """The folder of a deployment's model, and its recorded answers where there are some. Raises
+        ``InvalidModel``."""
+        model = self._here(self._resolve_model(document.spec.model))
+        return Path(model.path or ""), self._probes_of(model)
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after every change of what is wanted, from the thread that made it."""
