@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tunesmith.errors import Fault, NotFound
@@ -108,6 +109,22 @@ def wait_for(service: JobService, name: str, *, until: Callable[[Job], bool] = l
         assert time.monotonic() < deadline, f"{name} is {job.status}: {service.logs(name)}"
         assert not job.status.terminal, f"{name} ended as {job.status}: {job.error}"
         time.sleep(0.02)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; a minute at most."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def command(name: str, line: str, **parts: Any) -> dict[str, Any]:

@@ -162,16 +162,21 @@ class StepCache:
         }
         write_json(entry, body)
 
-    def explain_miss(self, step: GraphStep, parts: Sequence[Part]) -> StepExplanation:
-        """Why no entry answers: the parts in which the closest earlier run of the component differs."""
-        closest: tuple[int, list[str], str] | None = None
+    def explain_miss(self, job: str, step: GraphStep, parts: Sequence[Part]) -> StepExplanation:
+        """Why no entry answers: the parts in which the closest run of the component before ``job`` differs.
+
+        A run of the same node is closer than any of another node that has the same component.
+        """
+        closest: tuple[tuple[bool, int], list[str], str] | None = None
         entries = sorted(self._folder.glob("*.json"), key=_modified, reverse=True)
         for entry in entries[:LOOKED_AT]:
             body = _read(entry)
             if body is None or body.get("component") != step.component:
                 continue
-            places = body.get("places") or []
-            where = f"{places[0]['job']}/{places[0]['step']}" if places else "a job that is deleted"
+            places = body.get("places") or [{"job": "a deleted job", "step": step.name}]
+            if all(place["job"] == job for place in places):
+                continue
+            where = f"{places[0]['job']}/{places[0]['step']}"
             before = [Part.model_validate(part) for part in body.get("parts", ())]
             changed = self._changes(before, parts)
             if not changed:
@@ -181,12 +186,13 @@ class StepCache:
                     reason=f"same as {where}, whose outputs are no longer there",
                     parts=list(parts),
                 )
-            if closest is None or len(changed) < closest[0]:
-                closest = (len(changed), changed, where)
+            distance = (all(place["step"] != step.name for place in places), len(changed))
+            if closest is None or distance < closest[0]:
+                closest = (distance, changed, where)
         if closest is None:
             reason = f"the first run of {step.component}"
             return StepExplanation(step=step.name, reused=False, reason=reason, parts=list(parts))
-        count = "1 part" if closest[0] == 1 else f"{closest[0]} parts"
+        count = "1 part" if len(closest[1]) == 1 else f"{len(closest[1])} parts"
         reason = f"{count} changed since {closest[2]}"
         return StepExplanation(step=step.name, reused=False, reason=reason, changed=closest[1], parts=list(parts))
 

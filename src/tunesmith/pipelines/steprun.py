@@ -104,7 +104,7 @@ class StepRun:
             return runs("its component says is_deterministic: false")
         place = self.host.cache.find(key)
         if place is None:
-            return None, self.host.cache.explain_miss(self.step, parts)
+            return None, self.host.cache.explain_miss(self.host.job.name, self.step, parts)
         where = f"{place.job}/{place.step}"
         return place, StepExplanation(
             step=self.step.name, reused=True, reused_from=where, reason="every part is the same", parts=parts
@@ -273,8 +273,10 @@ class StepRun:
         way_out = f"read {self.folder.log}"
         if cause is not None:
             message = str(cause.get("message", "it failed"))
+            if cause.get("target"):
+                message = f"{cause['target']}: {message}"
             extra["cause"] = cause
-            way_out = str(cause["way_out"]) if cause.get("way_out") else way_out
+            way_out = f"{cause['way_out']}; the log: {self.folder.log}" if cause.get("way_out") else way_out
         else:
             message = _exit_message(code, _last_line(self.folder.log, log_start))
         error = StepFailed(message, target=self.step.name, way_out=way_out, extra=extra)

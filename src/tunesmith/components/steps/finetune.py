@@ -6,13 +6,16 @@ import dataclasses
 import sys
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tunesmith.components.steps.lineage import write_lineage
 from tunesmith.components.steps.runtime import STOPPED, Step, fresh, run
 from tunesmith.components.steps.settings import finetune_parameters
 from tunesmith.errors import InvalidData
 from tunesmith.finetune.inputs import INPUTS
+
+if TYPE_CHECKING:
+    from tunesmith.finetune.batches import Rows
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def main(arguments: Any, step: Step) -> None:
     output = fresh(arguments.pytorch_model_folder)
     result = train(
         package,
-        splits["train"],
-        splits.get("validation"),
+        cast("Rows", splits["train"]),
+        cast("Rows | None", splits.get("validation")),
         parameters,
         output,
         checkpoints=step.checkpoints,
