@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tunesmith.chat.parsing import NOTES
 from tunesmith.chat.prepared import PrepareReport
 from tunesmith.errors import InvalidData
 from tunesmith.reporting import Reporter
@@ -27,7 +28,7 @@ def say(report: PrepareReport, reporter: Reporter) -> None:
         reporter.notice(
             "RowsCut",
             f"{report.cut.count:,} {rows} were shortened to {report.max_seq_length:,} tokens: "
-            f"{report.turns_removed:,} old exchanges left out",
+            f"{report.exchanges_removed:,} old exchanges left out",
             count=report.cut.count,
         )
     if report.tools_ignored:
@@ -58,14 +59,6 @@ def say(report: PrepareReport, reporter: Reporter) -> None:
         )
     for code, times in report.notes.items():
         reporter.notice(code, f"{NOTES.get(code, code)}: {times:,} {rows}", level="info", count=times)
-
-
-NOTES = {
-    "NullsDropped": "nulls in tools or their arguments were left out, as Arrow adds them",
-    "DeveloperRole": "the role developer was read as system",
-    "ChosenTaken": "the chosen answer of preference data was taken",
-}
-"""What the notes of ``formats.py`` mean."""
 
 
 def nothing_left(report: PrepareReport, files: Sequence[Path]) -> InvalidData:

@@ -1,4 +1,6 @@
-"""Writing prepared rows: parts as Arrow files, each aside, synced and renamed, so that what has its name is whole."""
+"""Parts of a prepared data set as Arrow files: each is written aside, synced and renamed, so that what has its name
+is whole.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,14 @@ import numpy as np
 
 from tunesmith.chat.encoded import Encoded
 from tunesmith.chat.messages import Conversation
-from tunesmith.errors import DiskFull
+from tunesmith.errors import DiskFull, InvalidData
 
 PART_ROWS = 4096
 PART_TOKENS = 8_000_000
 
 
 class Part:
-    """Rows of the part being filled."""
+    """Rows of a part that is being filled."""
 
     def __init__(self) -> None:
         self.ids: list[np.ndarray] = []
@@ -29,7 +32,7 @@ class Part:
         self.rows: list[int] = []
         self.locations: list[str] = []
         self.conversations: list[str] = []
-        self.tokens = 0
+        self._tokens = 0
 
     def add(self, number: int, conversation: Conversation, encoded: Encoded) -> None:
         """Take a row."""
@@ -38,47 +41,89 @@ class Part:
         self.rows.append(number)
         self.locations.append(conversation.source)
         self.conversations.append(conversation.to_json())
-        self.tokens += len(encoded.ids)
+        self._tokens += len(encoded.ids)
 
     @property
     def full(self) -> bool:
         """Whether it is time to write it."""
-        return len(self.rows) >= PART_ROWS or self.tokens >= PART_TOKENS
+        return len(self.rows) >= PART_ROWS or self._tokens >= PART_TOKENS
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int32."""
+        return np.array([len(ids) for ids in self.ids], dtype=np.int32)
 
 
-def rows_name(number: int) -> str:
-    """The file of a part's rows."""
+@dataclass(frozen=True, slots=True)
+class OpenPart:
+    """A part mapped into memory. ``ids`` and ``spans`` are flat; row ``i`` has the values between offsets ``i`` and
+    ``i + 1``.
+    """
+
+    ids: np.ndarray
+    id_offsets: np.ndarray
+    spans: np.ndarray
+    """Beginnings and ends of runs of trained tokens, in turn."""
+    span_offsets: np.ndarray
+    table: Any
+    """The Arrow table: ``row`` and ``location`` beside the lists."""
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int32."""
+        return np.diff(self.id_offsets).astype(np.int32)
+
+
+def rows_file(number: int) -> str:
+    """The name of the file of a part's ids."""
     return f"rows-{number:05d}.arrow"
+
+
+def conversations_file(number: int) -> str:
+    """The name of the file of a part's conversations."""
+    return f"conversations-{number:05d}.arrow"
+
+
+def open_part(folder: Path, number: int) -> OpenPart:
+    """Map a part into memory. Raises ``InvalidData`` if it is damaged."""
+    import pyarrow as pa
+
+    path = folder / rows_file(number)
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        ids, spans = table["ids"].chunk(0), table["spans"].chunk(0)
+    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
+        raise InvalidData(f"damaged: {error}", target=str(path), way_out="prepare the conversations again") from error
+    return OpenPart(
+        ids.values.to_numpy(zero_copy_only=True),
+        ids.offsets.to_numpy(zero_copy_only=True),
+        spans.values.to_numpy(zero_copy_only=True),
+        spans.offsets.to_numpy(zero_copy_only=True),
+        table,
+    )
 
 
 def write_part(folder: Path, number: int, part: Part) -> None:
     """Write a part's conversations, then its rows."""
     import pyarrow as pa
 
-    def lists(arrays: Sequence[Any]) -> pa.ListArray:
+    def lists(arrays: Sequence[Any]) -> Any:
         offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
         values = np.concatenate([np.asarray(array, dtype=np.int32) for array in arrays])
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
     locations = pa.array(part.locations, pa.string())
-    rows = pa.table(
-        {
-            "ids": lists(part.ids),
-            "spans": lists(part.spans),
-            "row": pa.array(part.rows, pa.int64()),
-            "location": locations,
-        }
-    )
+    numbers = pa.array(part.rows, pa.int64())
+    rows = pa.table({"ids": lists(part.ids), "spans": lists(part.spans), "row": numbers, "location": locations})
     texts = pa.table({"conversation": pa.array(part.conversations, pa.large_string()), "location": locations})
     for name, table, compression in (
-        (f"conversations-{number:05d}.arrow", texts, "zstd"),
-        (rows_name(number), rows, None),
+        (conversations_file(number), texts, "zstd"),
+        (rows_file(number), rows, None),  # mapped into memory, so as it is
     ):
         aside = folder / f".{name}"
+        options = pa.ipc.IpcWriteOptions(compression=compression)
         with (
             pa.OSFile(str(aside), "wb") as sink,
-            pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer,
+            pa.ipc.new_file(sink, table.schema, options=options) as writer,
         ):
             writer.write_table(table)
         _sync(aside)
@@ -114,7 +159,9 @@ def move(folder: Path, output: Path) -> None:
         output.rmdir()  # empty: checked before
     try:
         folder.rename(output)
-    except OSError:  # another file system
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
         aside = output.with_name(f".{output.name}.moving")
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(folder, aside)
@@ -124,12 +171,11 @@ def move(folder: Path, output: Path) -> None:
 
 def disk_error(error: OSError, folder: Path) -> Exception:
     """``DiskFull`` for an error that says so, the error itself otherwise."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(folder).free
-        return DiskFull(
-            "no room to write the prepared rows",
-            target=str(folder),
-            way_out="free some room and run again; the rows prepared so far are kept",
-            extra={"free": free},
-        )
-    return error
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return DiskFull(
+        "no room to write the prepared rows",
+        target=str(folder),
+        way_out="free some room and run again; the rows prepared so far are kept",
+        extra={"free": shutil.disk_usage(folder).free},
+    )

@@ -13,13 +13,16 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tunesmith.chat.messages import Conversation
+from tunesmith.chat.parts import OpenPart, conversations_file, open_part
+from tunesmith.chat.preview import MaskPreview
+from tunesmith.chat.statistics import Histogram, Lengths
 from tunesmith.errors import InvalidData, NotFound
 
 REPORT_FILE = "prepare.json"
@@ -28,7 +31,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many rows something happened to, and where: the first places only, the count is exact."""
+    """How many rows something happened to, and where: the count is exact, only the first places are kept."""
 
     count: int = 0
     places: tuple[str, ...] = ()
@@ -44,51 +47,20 @@ class SourceFile:
 
 
 @dataclass(frozen=True, slots=True)
-class PreviewToken:
-    """One token of a preview: its id, the text it stands for, and whether it carries loss."""
-
-    id: int
-    text: str
-    trained: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MaskPreview:
-    """One row, token by token."""
-
-    location: str
-    tokens: tuple[PreviewToken, ...]
-    total: int
-    """Tokens of the row; ``tokens`` may be fewer."""
-    trained: int
-    """Tokens of the row that carry loss."""
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """Counts of lengths: ``counts[i]`` rows have ``edges[i] <= length < edges[i + 1]``."""
-
-    edges: tuple[int, ...]
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class PrepareReport:
-    """What a preparation did. Counts are exact; lists of places are capped."""
+    """What a preparation did."""
 
     rows_read: int
     rows_kept: int
     dropped: Mapping[str, Count]
     """By reason: ``too_long``, ``no_trained_tokens``, ``faulty``."""
     cut: Count
-    """Rows shortened by whole turns."""
-    turns_removed: int
+    """Rows kept that lost their oldest exchanges (a user's message with all that answers it)."""
+    exchanges_removed: int
     tokens: int
     trained_tokens: int
-    longest: int
-    """Tokens of the longest kept row."""
-    mean_length: float
-    histogram: Histogram
+    lengths: Lengths
+    """Of the rows kept, in tokens."""
     ends_trained: int
     """Rows in which an end-of-turn token carries loss: without it a model does not learn to stop."""
     marked: int
@@ -97,6 +69,7 @@ class PrepareReport:
     """Rows with tools that the model's template does not write."""
     ignored_fields: Mapping[str, int]
     notes: Mapping[str, int]
+    """What was set right, by code; see ``parsing.NOTES``."""
     max_seq_length: int
     on_too_long: str
     loss_on: str
@@ -108,6 +81,7 @@ class PrepareReport:
     """The day that templates may print."""
     seconds: float
     preview: tuple[MaskPreview, ...] = ()
+    """The first rows, token by token."""
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,47 +100,32 @@ class PrepareReport:
                 **body,
                 "dropped": {reason: count(part) for reason, part in body["dropped"].items()},
                 "cut": count(body["cut"]),
-                "histogram": Histogram(tuple(body["histogram"]["edges"]), tuple(body["histogram"]["counts"])),
-                "sources": tuple(SourceFile(**part) for part in body["sources"]),
-                "preview": tuple(
-                    MaskPreview(**{**part, "tokens": tuple(PreviewToken(**token) for token in part["tokens"])})
-                    for part in body["preview"]
+                "lengths": Lengths(
+                    **{**body["lengths"], "histogram": Histogram.from_dict(body["lengths"]["histogram"])}
                 ),
+                "sources": tuple(SourceFile(**part) for part in body["sources"]),
+                "preview": tuple(MaskPreview.from_dict(part) for part in body["preview"]),
             }
         )
-
-
-@dataclass(slots=True)
-class _Part:
-    ids: np.ndarray
-    id_offsets: np.ndarray
-    spans: np.ndarray
-    span_offsets: np.ndarray
-    table: Any
-    keep: list[Any] = field(default_factory=list)
 
 
 class Prepared:
     """Opened with ``Prepared.open``. Rows are numbered from 0 in the order of the source."""
 
-    def __init__(self, folder: Path, report: PrepareReport, parts: list[_Part]) -> None:
+    def __init__(self, folder: Path, report: PrepareReport, parts: list[OpenPart]) -> None:
         self.folder = folder
         self.report = report
         self._parts = parts
-        counts = [len(part.id_offsets) - 1 for part in parts]
-        self._starts = [0, *np.cumsum(counts, dtype=np.int64).tolist()] if counts else [0]
-        self.lengths: np.ndarray = (
-            np.concatenate([np.diff(part.id_offsets) for part in parts]).astype(np.int32)
-            if parts
-            else np.zeros(0, np.int32)
-        )
+        lengths = [part.lengths() for part in parts]
+        self.lengths: np.ndarray = np.concatenate(lengths) if lengths else np.zeros(0, np.int32)
         """Tokens of each row, int32 of shape (rows,)."""
+        self._starts = [0]
+        for part in lengths:
+            self._starts.append(self._starts[-1] + len(part))
 
     @classmethod
     def open(cls, folder: Path) -> Prepared:
-        """Map a prepared folder into memory. Raises ``NotFound`` or ``InvalidData`` if it is none, or is not whole."""
-        import pyarrow as pa
-
+        """Map a prepared folder into memory. Raises ``NotFound`` if it is none, ``InvalidData`` if it is not whole."""
         path = folder / REPORT_FILE
         if not path.is_file():
             raise NotFound(
@@ -174,37 +133,21 @@ class Prepared:
                 target=str(folder),
                 way_out="prepare the conversations first",
             )
+        again = "prepare the conversations again"
         try:
-            report = PrepareReport.from_dict(json.loads(path.read_bytes()))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidData(
-                f"prepare.json cannot be read: {error}", target=str(path), way_out="prepare the conversations again"
-            ) from error
-        parts: list[_Part] = []
-        for file in sorted(folder.glob("rows-*.arrow")):
-            try:
-                table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-            except (pa.ArrowInvalid, OSError) as error:
-                raise InvalidData(
-                    f"damaged: {error}", target=str(file), way_out="prepare the conversations again"
-                ) from error
-            ids, spans = table["ids"].chunk(0), table["spans"].chunk(0)
-            parts.append(
-                _Part(
-                    ids.values.to_numpy(zero_copy_only=True),
-                    ids.offsets.to_numpy(zero_copy_only=True),
-                    spans.values.to_numpy(zero_copy_only=True),
-                    spans.offsets.to_numpy(zero_copy_only=True),
-                    table,
-                )
-            )
-        prepared = cls(folder, report, parts)
+            body = json.loads(path.read_bytes())
+            version = body.get("format_version")
+            report = PrepareReport.from_dict(body) if version == FORMAT_VERSION else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidData(f"cannot be read: {error}", target=str(path), way_out=again) from error
+        if report is None:
+            message = f"format version {version}; this release reads version {FORMAT_VERSION}"
+            raise InvalidData(message, target=str(path), way_out=again)
+        count = len(list(folder.glob("rows-*.arrow")))
+        prepared = cls(folder, report, [open_part(folder, number) for number in range(count)])
         if prepared.rows != report.rows_kept:
-            raise InvalidData(
-                f"{prepared.rows} rows where the report has {report.rows_kept}",
-                target=str(folder),
-                way_out="prepare the conversations again",
-            )
+            message = f"{prepared.rows:,} rows where the report has {report.rows_kept:,}"
+            raise InvalidData(message, target=str(folder), way_out=again)
         return prepared
 
     @property
@@ -215,7 +158,7 @@ class Prepared:
     def __len__(self) -> int:
         return self.rows
 
-    def _find(self, row: int) -> tuple[_Part, int]:
+    def _find(self, row: int) -> tuple[OpenPart, int]:
         if not 0 <= row < self.rows:
             raise IndexError(f"row {row} of {self.rows}")
         part = bisect.bisect_right(self._starts, row) - 1
@@ -226,20 +169,19 @@ class Prepared:
         part, at = self._find(row)
         ids = part.ids[part.id_offsets[at] : part.id_offsets[at + 1]]
         trained = np.zeros(len(ids), dtype=bool)
-        spans = part.spans[part.span_offsets[at] : part.span_offsets[at + 1]]
-        for start, end in spans.reshape(-1, 2).tolist():
+        edges = part.spans[part.span_offsets[at] : part.span_offsets[at + 1]].tolist()
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
             trained[start:end] = True
         return ids, trained
 
     def trained_counts(self) -> np.ndarray:
         """Tokens that carry loss in each row, int32 of shape (rows,)."""
-        counts = [
-            np.add.reduceat(
-                (part.spans[1::2] - part.spans[0::2]), (part.span_offsets[:-1] // 2).astype(np.int64)
-            )  # every row has at least one span
-            for part in self._parts
-        ]
-        return np.concatenate(counts).astype(np.int32) if counts else np.zeros(0, np.int32)
+        counts = [np.zeros(0, np.int32)]
+        for part in self._parts:
+            sizes = part.spans[1::2] - part.spans[0::2]
+            # Every row has a span, so no two of these positions are equal.
+            counts.append(np.add.reduceat(sizes, part.span_offsets[:-1] // 2).astype(np.int32))
+        return np.concatenate(counts)
 
     def location(self, row: int) -> str:
         """Where a row came from, ``file:line``."""
@@ -247,7 +189,7 @@ class Prepared:
         return str(part.table["location"][at].as_py())
 
     def source_row(self, row: int) -> int:
-        """The number of a row in its source, from 0; rows that were dropped are counted there."""
+        """The number of a row in its file, from 0; rows that were dropped are counted there."""
         part, at = self._find(row)
         return int(part.table["row"][at].as_py())
 
@@ -255,8 +197,8 @@ class Prepared:
         """The conversations of the rows, in order, cut as the rows are."""
         import pyarrow as pa
 
-        for file in sorted(self.folder.glob("conversations-*.arrow")):
-            with pa.memory_map(str(file)) as source:
+        for number in range(len(self._parts)):
+            with pa.memory_map(str(self.folder / conversations_file(number))) as source:
                 reader = pa.ipc.open_file(source)
                 for index in range(reader.num_record_batches):
                     batch = reader.get_batch(index)

@@ -1,17 +1,65 @@
-"""Numbers about a set of conversations."""
+"""Numbers about lengths in tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 
-def length_histogram(lengths: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Edges and counts over powers of two (64, 128, …): ``counts[i]`` lengths are in ``[edges[i], edges[i + 1])``."""
-    if lengths.size == 0:
-        return (), ()
-    low = 1 << max(0, int(lengths.min()).bit_length() - 1)
-    edges = [low]
-    while edges[-1] <= int(lengths.max()):
-        edges.append(edges[-1] * 2)
-    counts, _ = np.histogram(lengths, bins=np.array(edges))
-    return tuple(edges), tuple(int(count) for count in counts)
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of lengths: ``counts[i]`` rows have ``edges[i] <= length < edges[i + 1]``; the edges are powers of two."""
+
+    edges: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, lengths: np.ndarray) -> Histogram:
+        """The histogram of lengths, none of them negative; empty for none."""
+        if lengths.size == 0:
+            return cls()
+        edges = [1 << max(0, int(lengths.min()).bit_length() - 1)]
+        while edges[-1] <= int(lengths.max()):
+            edges.append(edges[-1] * 2)
+        counts, _ = np.histogram(np.maximum(lengths, edges[0]), bins=np.array(edges))
+        return cls(tuple(edges), tuple(counts.tolist()))
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Histogram:
+        """Read ``dataclasses.asdict`` back."""
+        return cls(tuple(body["edges"]), tuple(body["counts"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """A summary of lengths in tokens."""
+
+    rows: int
+    total: int
+    shortest: int
+    median: int
+    mean: float
+    p95: int
+    """95 of 100 rows are at most so long."""
+    longest: int
+    histogram: Histogram
+
+    @classmethod
+    def of(cls, lengths: np.ndarray) -> Lengths:
+        """Summarise; all zero for none."""
+        if lengths.size == 0:
+            return cls(0, 0, 0, 0, 0.0, 0, 0, Histogram())
+        median, p95 = np.percentile(lengths, [50, 95], method="inverted_cdf")
+        return cls(
+            rows=int(lengths.size),
+            total=int(lengths.sum(dtype=np.int64)),
+            shortest=int(lengths.min()),
+            median=int(median),
+            mean=round(float(lengths.mean()), 2),
+            p95=int(p95),
+            longest=int(lengths.max()),
+            histogram=Histogram.of(lengths),
+        )
