@@ -226,7 +226,7 @@ def _relative(uri: str) -> str:
         if uri.startswith(prefix):
             relative = uri.removeprefix(prefix).strip("/")
             if relative:
-                return relative
+                return names.check_relative(relative, target=uri)
     raise ValidationFailed(f"{uri[:200]!r} is not in the artifact store", way_out=f"such a URI begins with {PREFIX}")
 
 

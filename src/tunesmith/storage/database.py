@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from tunesmith.errors import Conflict, DiskFull, Failure, Unreachable, UserError
@@ -133,13 +133,17 @@ def _prepare_sqlite(engine: Engine) -> None:
         # We begin transactions ourselves: the driver would begin them late, and a late upgrade from reading to
         # writing fails at once, without waiting for the other writer.
         connection.isolation_level = None
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in (
+                f"busy_timeout={BUSY_TIMEOUT_MS}",
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "foreign_keys=ON",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
 
     def begun(connection: Connection) -> None:
         reads = connection.get_execution_options().get("tunesmith_read", False)
@@ -160,7 +164,7 @@ def _revision(connection: Connection) -> str | None:
 def _faults_named(url: str) -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
+    except DatabaseError as error:
         cause = str(error.orig)
         if "disk is full" in cause:
             raise _full(url) from error

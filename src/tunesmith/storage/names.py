@@ -90,22 +90,30 @@ PLAIN_NAME = Rule(
 """What every part of a path in the workspace keeps; the other rules are narrower."""
 
 
+def check_relative(relative: str, *, target: str | None = None) -> str:
+    """``relative`` itself, when joining it to a folder cannot leave the folder (links apart).
+
+    Raises:
+        ValidationFailed: an absolute path, ``..``, a backslash or a NUL.
+    """
+    if "\0" in relative or "\\" in relative or relative.startswith("/") or ".." in PurePosixPath(relative).parts:
+        raise ValidationFailed(
+            f"the path {relative[:200]!r} may leave its folder",
+            target=target,
+            way_out="give a path relative to the folder, with '/' between its parts and without '..'",
+        )
+    return relative
+
+
 def safe_join(root: Path, relative: str, *, target: str | None = None) -> Path:
     """The path ``relative`` below ``root``, where ``relative`` comes from outside.
 
     An empty text is ``root`` itself. Links are followed, and what they lead to must lie below ``root`` as well.
 
     Raises:
-        ValidationFailed: an absolute path, ``..``, a backslash, a NUL, or a link that leads out.
+        ValidationFailed: see ``check_relative``; or a link leads out.
     """
-    parts = PurePosixPath(relative).parts
-    if "\0" in relative or "\\" in relative or relative.startswith("/") or ".." in parts:
-        raise ValidationFailed(
-            f"the path {relative[:200]!r} may leave its folder",
-            target=target,
-            way_out="give a path relative to the folder, with '/' between its parts and without '..'",
-        )
-    joined = root.joinpath(*parts)
+    joined = root.joinpath(*PurePosixPath(check_relative(relative, target=target)).parts)
     if not joined.resolve().is_relative_to(root.resolve()):
         raise ValidationFailed(
             f"the path {relative[:200]!r} is a link that leaves its folder",

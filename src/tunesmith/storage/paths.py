@@ -5,6 +5,7 @@ Names that come from outside are checked before they become parts of a path, so 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,8 +167,10 @@ class WorkspacePaths:
 
     def make(self) -> None:
         """Make the folders, readable by the owner alone."""
+        new = not self.workspace_file.exists()
         for folder in (
             self.home,
+            self.home / "cache",
             self.artifacts,
             self.uploads,
             self.packages,
@@ -181,3 +184,6 @@ class WorkspacePaths:
             self.logs,
         ):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if new:  # a folder that was there before has whatever mode its maker gave it
+            with suppress(PermissionError):
+                self.home.chmod(0o700)
