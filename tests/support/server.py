@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,12 +86,11 @@ def running_server(home: Path, *arguments: str, environment: dict[str, str] | No
 
 
 def end_server(server: RunningServer) -> None:
-    """End a server with everything that it started."""
+    """End a server with everything that it started. MLflow, which may be starting, ends by itself when it is gone."""
     if server.process.poll() is not None:
         return
-    try:
+    with suppress(httpx.HTTPError, subprocess.TimeoutExpired):
         with server.http as http:
             http.post("/api/v1/shutdown", json={"everything": True})
-        server.process.wait(60)
-    except (httpx.HTTPError, subprocess.TimeoutExpired):
-        server.kill()
+        server.process.wait(5)
+    server.kill()

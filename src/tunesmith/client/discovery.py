@@ -7,7 +7,7 @@ A server is known by ``server.json`` in the folder and believed only when its pr
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 import time
 from collections import deque
@@ -18,6 +18,7 @@ import httpx
 from pydantic import ValidationError
 
 from tunesmith.errors import NotFound, Unavailable, Unreachable
+from tunesmith.pipelines.processes import reap, spawn_detached
 from tunesmith.records.workspace import Health, ServerAddress
 
 START_SECONDS = 60.0
@@ -63,23 +64,21 @@ def start_server(home: Path, *, arguments: Sequence[str] = (), timeout: float = 
     logs = home / "logs"
     logs.mkdir(exist_ok=True, mode=0o700)
     output = logs / "server.out"
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tunesmith.server", "--workspace", str(home), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=home,
-        )
+    output.unlink(missing_ok=True)
+    pid = spawn_detached(
+        [sys.executable, "-m", "tunesmith.server", "--workspace", str(home), *arguments],
+        environment=os.environ,
+        log=output,
+    )
     deadline = time.monotonic() + timeout
+    ended = False
     while time.monotonic() < deadline:
-        ended = process.poll() is not None
+        ended = ended or reap(pid)
         if found := find_server(home):
             return found
         if ended and not _someone_starts(home):
             raise Unavailable(
-                f"the server of {home} did not start (exit code {process.returncode}): {_tail(output)}",
+                f"the server of {home} did not start: {_tail(output)}",
                 target=str(output),
                 way_out="run `tunesmith doctor`, or start it in the foreground with `tunesmith up` to see why",
             )

@@ -1,13 +1,13 @@
 """What the server does while nobody asks: follow jobs, keep endpoints as they are wanted, mirror metrics to MLflow.
 
-Each loop says what went wrong and goes on: a fault in one round must not end the others, nor the server.
+Each part says what went wrong and goes on: a fault in one round must not end the others, nor the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ AFTER_FAULT_SECONDS = 5.0
 
 
 class Background:
-    """The loops, from the application's start to its end."""
+    """The parts, from the application's start to its end."""
 
     def __init__(
         self, services: Services, lifecycle: Lifecycle, gateway: Gateway, controller: EndpointController
@@ -36,33 +36,34 @@ class Background:
         self._gateway = gateway
         self._controller = controller
         self._mirroring: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
 
     async def __aenter__(self) -> Background:
         await self._controller.start()
         await asyncio.to_thread(self._services.jobs.start)
-        self._mirroring = asyncio.create_task(_forever("mirror", self._mirror, MIRROR_SECONDS))
+        self._mirroring = asyncio.create_task(self._mirror())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._mirroring is not None:
-            self._mirroring.cancel()
-            await asyncio.gather(self._mirroring, return_exceptions=True)
+        self._ending.set()
         await asyncio.to_thread(self._services.jobs.stop)
         await self._controller.stop(end_instances=self._lifecycle.end_instances)
         await self._gateway.close()
+        # Last, because MLflow may take some seconds. The database closes after this: no round of copying may go on.
+        await asyncio.to_thread(self._services.tracking.stop)
+        if self._mirroring is not None:
+            await self._mirroring
 
     async def _mirror(self) -> None:
-        await asyncio.to_thread(self._services.tracking.mirror)
-
-
-async def _forever(name: str, work: Callable[[], Awaitable[None]], seconds: float) -> None:
-    while True:
-        pause = seconds
-        try:
-            await work()
-        except Exception:
-            log.exception("the background work %r met a fault; it goes on", name)
-            pause = AFTER_FAULT_SECONDS
-        await asyncio.sleep(pause)
+        while not self._ending.is_set():
+            pause = MIRROR_SECONDS
+            try:
+                await asyncio.to_thread(self._services.tracking.mirror)
+            except Exception:
+                log.exception("copying to MLflow met a fault; it goes on")
+                pause = AFTER_FAULT_SECONDS
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._ending.wait()
