@@ -68,8 +68,10 @@ def finetune(
     call.update({key: value for key, value in given.items() if value is not None})
     if experiment_name:
         call["experiment_name"] = experiment_name
+    # Evaluating the base model is of no use to a run whose training failed.
+    call["settings"] = {"continue_on_step_failure": False, **call.get("settings", {})}
     if force_rerun:
-        call["settings"] = {**call.get("settings", {}), "force_rerun": True}
+        call["settings"]["force_rerun"] = True
     parameters.update(pairs(set_, "--set"))
     ws = connect()
     if dry_run:

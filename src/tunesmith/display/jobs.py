@@ -55,7 +55,8 @@ def job_tree(job: Job) -> RenderableType:
         place = f"{notice.step.rsplit('/', 1)[-1]}: " if notice.step else ""
         parts.append(Text(f"! {place}{notice.message}", style="yellow" if notice.level == "warning" else "dim"))
     for name, output in job.outputs.items():
-        parts.append(Text.assemble("→ ", (name, "bold"), f"  {output.uri}"))
+        if output.path is not None:
+            parts.append(Text.assemble("→ ", (name, "bold"), f"  {output.uri}"))
     if job.error:
         parts += error_lines(job.error)
     return Group(*parts)
@@ -107,7 +108,8 @@ def outcome(job: Job) -> RenderableType:
                 Text(f"  Read: tunesmith jobs logs {job.name} --step {failed[0].name.rsplit('/', 1)[-1]}", "dim")
             )
     for name, output in job.outputs.items():
-        parts.append(Text(f"  {name}: {output.uri}", "dim"))
+        if output.path is not None:
+            parts.append(Text(f"  {name}: {output.uri}", "dim"))
     return Group(*parts)
 
 

@@ -169,7 +169,7 @@ class Quickstart:
             validation=f"azureml:{data['validation'].name}:{data['validation'].version}",
             test=f"azureml:{data['test'].name}:{data['test'].version}",
             experiment_name=plan.EXPERIMENT,
-            settings={"force_rerun": self.force_rerun},
+            settings={"force_rerun": self.force_rerun, "continue_on_step_failure": False},
             max_minutes=self.minutes,
             **plan.PARAMETERS,
         )
