@@ -217,7 +217,8 @@ class AssetService(Generic[R]):
             raise Conflict(
                 f"{record.id} is served by the deployment {served.name!r} of the endpoint {served.endpoint!r}",
                 target=record.id,
-                way_out=f"delete the deployment first: tunesmith deployments delete {served.endpoint} {served.name}",
+                way_out="delete the deployment first: "
+                f"tunesmith deployments delete {served.name} --endpoint {served.endpoint}",
             )
         path = getattr(record, "path", None)
         for job in jobs:
@@ -416,7 +417,8 @@ class AssetService(Generic[R]):
             close = [name]
         hint = ", ".join(f"{item} (registry {known[item]})" for item in close)
         where = "" if len(shelves) > 1 else f" in the registry {shelves[0]!r}"
-        way_out = f"did you mean {hint}?" if hint else f"see what there is: tunesmith {self.kind} list"
+        there = ", ".join(sorted(known, key=str.lower)[:20]) or "none yet"
+        way_out = f"did you mean {hint}?" if hint else f"there are: {there}"
         return NotFound(f"there is no {self.word} {name[:80]!r}{where}", target="name", way_out=way_out)
 
 

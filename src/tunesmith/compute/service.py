@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -294,13 +295,10 @@ def parse_allow_list(text: str, *, target: str) -> tuple[str, ...]:
     if not text.strip():
         return ()
     value: object = None
-    try:
-        value = json.loads(text)
-    except ValueError:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            value = None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = read(text)
+            break
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ValidationFailed(f"{text[:100]!r} is not a list of sizes", target=target, way_out="['Standard_NC6s_v3']")
     return tuple(value)
@@ -314,5 +312,5 @@ def _missing(name: str) -> NotFound:
     return NotFound(
         f"there is no compute {name[:80]!r}",
         target="compute",
-        way_out=f"'local' is this machine; or create it: tunesmith computes create {name[:24]} --size SIZE",
+        way_out=f"'local' is this machine; or create it: tunesmith compute create {name[:24]} --size SIZE",
     )

@@ -99,7 +99,7 @@ def find_size(name: str, machine: Machine, *, target: str = "size") -> ComputeSi
         raise ValidationFailed(
             f"{name[:80]!r} is not a size",
             target=target,
-            way_out=f"{hint}'local' is this machine; all sizes: tunesmith computes sizes",
+            way_out=f"{hint}'local' is this machine; all sizes: tunesmith compute sizes",
         )
     return found
 
