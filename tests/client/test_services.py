@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import RunningServer, end_server, start_server
+from tests.support.server import RunningServer, start_server
 from tests.support.tiny import tiny_conversations
 from tunesmith.client import Workspace
 from tunesmith.errors import (
@@ -163,4 +163,4 @@ def test_events_go_on_across_a_restart_of_the_server(tmp_path: Path) -> None:
             (step,) = ws.jobs.get(job.name).steps
             assert step.attempt == 1, "the job went on, it was not started again"
         finally:
-            end_server(server)
+            server.kill()
