@@ -10,7 +10,7 @@ from tunesmith.client.assets import segment
 from tunesmith.client.polling import POLL_SECONDS, until_gone
 from tunesmith.client.transport import Transport
 from tunesmith.client.views import Deployment, Listing
-from tunesmith.errors import DeploymentFailed, Fault, RequestTimeout
+from tunesmith.errors import DeploymentFailed, Fault, RequestTimeout, error_from_dict
 from tunesmith.records.endpoints import CreateDeployment, ProbeSettings, RequestSettings, UpdateDeployment
 from tunesmith.records.validation import parse
 
@@ -145,12 +145,13 @@ class Deployments:
             if found.provisioning_state == "Succeeded":
                 return found
             if found.provisioning_state in {"Failed", "Canceled"}:
-                cause = (found.error or {}).get("error", found.error) or {}
+                cause = error_from_dict(found.error or {"message": "the deployment could not be brought up"})
                 raise DeploymentFailed(
-                    str(cause.get("message", "the deployment could not be brought up")),
-                    target=cause.get("target") or f"{endpoint}/{name}",
-                    way_out=cause.get("way_out"),
-                    details=[Fault(line, code="Log") for line in found.log_tail],
+                    cause.message,
+                    target=cause.target or f"{endpoint}/{name}",
+                    way_out=cause.way_out,
+                    details=[*cause.details, *(Fault(line, code="Log") for line in found.log_tail)],
+                    extra=cause.extra,
                 )
             if time.monotonic() > deadline:
                 raise RequestTimeout(

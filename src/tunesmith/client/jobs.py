@@ -12,7 +12,7 @@ from tunesmith.client.files import Files
 from tunesmith.client.specs import read_spec
 from tunesmith.client.transport import Transport
 from tunesmith.client.views import Job, Listing, seconds_of
-from tunesmith.errors import JobCanceled, JobFailed, Unreachable
+from tunesmith.errors import JobCanceled, JobFailed, Unreachable, error_from_dict
 from tunesmith.records.jobs import JobStatus, MetricPoint, Output, StepExplanation, SubmitJob
 from tunesmith.records.validation import parse
 from tunesmith.records.workspace import Deleted, JobEvent
@@ -160,12 +160,13 @@ class Jobs:
         """
         job = self.stream(name)
         if job.status == JobStatus.FAILED:
-            cause = (job.error or {}).get("error", job.error) or {}
+            cause = error_from_dict(job.error or {"message": "the job failed"})
             raise JobFailed(
-                str(cause.get("message", "the job failed")),
-                target=cause.get("target") or job.name,
-                way_out=cause.get("way_out") or f"read its log: `tunesmith jobs logs {job.name}`",
-                extra={"job": job.name},
+                cause.message,
+                target=cause.target or job.name,
+                way_out=cause.way_out or f"read its log: `tunesmith jobs logs {job.name}`",
+                details=cause.details,
+                extra={**cause.extra, "job": job.name},
             )
         if job.status == JobStatus.CANCELED:
             raise JobCanceled(f"the job {job.name} was canceled", target=job.name, extra={"job": job.name})

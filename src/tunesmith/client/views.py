@@ -11,6 +11,7 @@ from datetime import datetime
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from tunesmith.errors import error_from_dict
 from tunesmith.records import assets, compute, endpoints, jobs, workspace
 
 if TYPE_CHECKING:
@@ -304,14 +305,23 @@ class Job(Shown, jobs.Job):
             branch = branches.get(parent, tree).add(line)
             branches[step.name] = branch
             if step.error:
-                branch.add(Text(str(step.error.get("message", step.error)), style="red"))
+                branch.add(_cause(step.error))
         for name, output in self.outputs.items():
             tree.add(Text.assemble(("output ", "dim"), name, ("  " + output.uri, "dim")))
         for notice in self.notices:
             tree.add(Text(f"{notice.level}: {notice.message}", style="yellow"))
         if self.error:
-            tree.add(Text(str(self.error.get("message", self.error)), style="red"))
+            tree.add(_cause(self.error))
         return tree
+
+
+def _cause(body: dict[str, Any]) -> Any:
+    """An error in its wire form, in one line, with the way out below it."""
+    from rich.text import Text
+
+    error = error_from_dict(body)
+    text = Text(error.message, style="red")
+    return text.append(f"\n{error.way_out}", style="cyan") if error.way_out else text
 
 
 def _line(name: str, status: str, start: datetime | None, end: datetime | None, note: str | None) -> Any:
@@ -386,7 +396,7 @@ class Deployment(Shown, endpoints.Deployment):
         ]
         parts += [Text(notice, style="yellow") for notice in self.notices]
         if self.error:
-            parts.append(Text(str(self.error.get("message", self.error)), style="red"))
+            parts.append(_cause(self.error))
             parts += [Text(f"  {line}", style="dim") for line in self.log_tail]
         return Group(*parts)
 
