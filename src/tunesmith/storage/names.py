@@ -84,8 +84,8 @@ DEPLOYMENT_NAME = Rule(
 )
 PLAIN_NAME = Rule(
     "plain name",
-    re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}"),
-    "1 to 255 letters, digits, '.', '_' or '-'; the first is not '.' or '-'",
+    re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~-]{0,254}"),
+    "1 to 255 letters, digits, '.', '_', '+', '~' or '-'; the first is a letter, a digit or '_'",
 )
 """What every part of a path in the workspace keeps; the other rules are narrower."""
 
