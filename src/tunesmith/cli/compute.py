@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,7 +51,9 @@ def create(
     size_: Annotated[str, typer.Option("--size", help="See 'tunesmith compute sizes'.")] = "local",
     min_instances: Annotated[int, typer.Option(help="Fewest instances.")] = 0,
     max_instances: Annotated[int, typer.Option(help="Most instances.")] = 1,
-    tier: Annotated[str, typer.Option(help="dedicated or low_priority.")] = "dedicated",
+    tier: Annotated[
+        Literal["dedicated", "low_priority"], typer.Option(help="Azure ML's tier; recorded.")
+    ] = "dedicated",
     idle_time_before_scale_down: Annotated[int, typer.Option(help="Seconds.")] = 120,
 ) -> None:
     """Create or update a compute."""
@@ -121,7 +123,7 @@ def machine() -> None:
 def check(
     model: Annotated[str, typer.Argument(help="Model reference.")],
     compute: Annotated[str, typer.Argument(help="Compute name.")],
-    purpose: Annotated[str, typer.Option("--for", help="finetune or inference.")] = "finetune",
+    purpose: Annotated[Literal["finetune", "inference"], typer.Option("--for", help="Which list.")] = "finetune",
 ) -> None:
     """Check a model's allow-list against a compute's size."""
     answer = connect().computes.check(model, compute, purpose=purpose)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,7 +12,7 @@ from tunesmith.cli.output import console, emit, say, size, table, when
 from tunesmith.cli.parsing import pairs, reference
 
 if TYPE_CHECKING:
-    from tunesmith.chat.tokens import ChatTokenizer
+    from tunesmith.models import ModelPackage
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -26,13 +26,13 @@ ModelOption = Annotated[
 ]
 
 
-def tokenizer_of(model: str) -> ChatTokenizer:
-    """The tokenizer of a model: a folder, or an imported model of the workspace."""
+def package_of(model: str) -> ModelPackage:
+    """The package of a model: a folder, or an imported model of the workspace."""
     from tunesmith.errors import Conflict
     from tunesmith.models import ModelPackage
 
     if Path(model).expanduser().is_dir():
-        return ModelPackage.open(Path(model).expanduser()).tokenizer()
+        return ModelPackage.open(Path(model).expanduser())
     name, version, label = reference(model)
     found = connect().models.get(name, version, label=label)
     if found.path is None:
@@ -41,7 +41,7 @@ def tokenizer_of(model: str) -> ChatTokenizer:
             target="--model",
             way_out=f"tunesmith models import {found.name}",
         )
-    return ModelPackage.open(Path(found.path)).tokenizer()
+    return ModelPackage.open(Path(found.path))
 
 
 @app.command()
@@ -49,8 +49,12 @@ def check(
     files: Annotated[list[Path], typer.Argument(help="jsonl, json, csv, tsv or parquet.")],
     model: ModelOption = None,
     max_seq_length: Annotated[int, typer.Option(help="Longest row in tokens; -1 is the model's context length.")] = -1,
-    on_too_long: Annotated[str, typer.Option(help="truncate_turns, drop or fail.")] = "truncate_turns",
-    loss_on: Annotated[str, typer.Option(help="assistant, last_assistant or all.")] = "assistant",
+    on_too_long: Annotated[
+        Literal["truncate_turns", "drop", "fail"], typer.Option(help="What happens to longer rows.")
+    ] = "truncate_turns",
+    loss_on: Annotated[
+        Literal["assistant", "last_assistant", "all"], typer.Option(help="Which turns carry loss.")
+    ] = "assistant",
     preview: Annotated[int, typer.Option(help="Show so many rows token by token with their mask (needs --model).")] = 0,
     faults: Annotated[int, typer.Option(help="Show at most so many faults; all are counted.")] = 20,
 ) -> None:
@@ -60,13 +64,18 @@ def check(
     from tunesmith.chat.render import render_preview, render_report
     from tunesmith.errors import UserError
 
-    tokenizer = tokenizer_of(model) if model else None
+    package = package_of(model) if model else None
+    tokenizer = package.tokenizer() if package else None
+    if max_seq_length < 0:
+        longest = package.manifest.context_length if package else None
+    else:
+        longest = max_seq_length
     if preview and tokenizer is None:
         raise UserError("a preview needs a tokenizer", target="--preview", way_out="add --model NAME")
     report = check_files(
         files,
         tokenizer=tokenizer,
-        max_seq_length=None if max_seq_length < 0 else max_seq_length,
+        max_seq_length=longest,
         on_too_long=on_too_long,
         loss_on=loss_on,
         limit=faults,
@@ -75,6 +84,11 @@ def check(
         emit(report)
     else:
         console().print(render_report(report))
+        if package is not None and len(report.kept_lengths):
+            from tunesmith.display.estimate import estimate_lines
+
+            for line in estimate_lines(package, report.kept_lengths, max_seq_length=longest):
+                say(line)
         if preview and tokenizer is not None:
             for item in preview_rows(files[0], tokenizer, rows=preview, loss_on=loss_on):
                 console().print(render_preview(item))
@@ -85,17 +99,28 @@ def check(
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="File in any known format.")],
-    destination: Annotated[Path, typer.Argument(help="File to write: .jsonl or .parquet.")],
-    to: Annotated[str, typer.Option(help="Format to write: openai or sharegpt.")] = "openai",
+    destination: Annotated[Path, typer.Argument(help="File to write: .jsonl, .json or .parquet.")],
+    to: Annotated[Literal["openai", "sharegpt"], typer.Option(help="Format to write.")] = "openai",
+    take_chosen: Annotated[
+        bool, typer.Option("--take-chosen", help="Of preference data, make conversations with the chosen answers.")
+    ] = False,
+    fold_system: Annotated[
+        bool, typer.Option("--fold-system", help="Put system messages into the user message that follows.")
+    ] = False,
+    on_faulty: Annotated[Literal["fail", "drop"], typer.Option(help="drop leaves faulty rows out, counted.")] = "fail",
 ) -> None:
     """Convert conversations to another format."""
     from tunesmith.chat import convert as convert_file
 
-    result = convert_file(source, destination, to=to)
+    result = convert_file(
+        source, destination, to=to, take_chosen=take_chosen, fold_system=fold_system, on_faulty=on_faulty
+    )
     if options.json:
         emit(result)
-    else:
-        say(f"{result.rows:,} conversations written to {destination}.")
+        return
+    say(f"{result.rows:,} conversations written to {destination}; {result.dropped:,} faulty ones left out.")
+    for note, count in result.notes.items():
+        say(f"  {note}: {count:,} rows")
 
 
 @app.command()
@@ -116,6 +141,8 @@ def split(
         return
     for part, path in result.files.items():
         say(f"{part}: {result.counts[part]:,} conversations in {path}")
+    if result.repeated:
+        say(f"{result.repeated:,} conversations repeat another; each is in the part of the one it repeats.")
 
 
 @app.command()
@@ -144,13 +171,15 @@ def preview(
     file: Annotated[Path, typer.Argument(help="File of conversations.")],
     model: Annotated[str, typer.Option(help="Model reference or folder.")],
     rows: Annotated[int, typer.Option(help="How many rows.")] = 3,
-    loss_on: Annotated[str, typer.Option(help="assistant, last_assistant or all.")] = "assistant",
+    loss_on: Annotated[
+        Literal["assistant", "last_assistant", "all"], typer.Option(help="Which turns carry loss.")
+    ] = "assistant",
 ) -> None:
     """Show rows token by token, coloured by whether a token carries loss."""
     from tunesmith.chat.preview import preview_rows
     from tunesmith.chat.render import render_preview
 
-    for item in preview_rows(file, tokenizer_of(model), rows=rows, loss_on=loss_on):
+    for item in preview_rows(file, package_of(model).tokenizer(), rows=rows, loss_on=loss_on):
         if options.json:
             emit(item)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -97,7 +97,9 @@ def keys(name: Name) -> None:
 
 
 @app.command("regenerate-key")
-def regenerate_key(name: Name, key: Annotated[str, typer.Option(help="primary or secondary.")] = "primary") -> None:
+def regenerate_key(
+    name: Name, key: Annotated[Literal["primary", "secondary"], typer.Option(help="Which one.")] = "primary"
+) -> None:
     """Make one of the two keys anew; the other goes on working."""
     found = connect().endpoints.regenerate_key(name, key)
     if options.json:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunesmith.cli.context import connect, options
 from tunesmith.cli.output import emit, say
 from tunesmith.cli.parsing import pairs, read_yaml
+
+if TYPE_CHECKING:
+    from tunesmith.client import Workspace
 
 RECIPE_KEYS = (
     "model",
@@ -81,7 +84,7 @@ def finetune(
         else:
             from tunesmith.display.plan import render_plan
 
-            render_plan(plan)
+            render_plan(plan, _defaults(ws), estimate=_estimate(ws, call, parameters))
         return
     job = ws.finetune(**call, **parameters)
     if stream:
@@ -92,6 +95,37 @@ def finetune(
         emit(job)
     else:
         say(f"Submitted {job.name}. Watch it with: tunesmith jobs stream {job.name}")
+
+
+def _defaults(ws: Workspace) -> dict[str, Any]:
+    """The defaults of the system pipeline's inputs, in its order."""
+    spec = ws.components.get("chat_completion_pipeline", registry="azureml").spec
+    return {key: item["default"] for key, item in spec["inputs"].items() if item.get("default") is not None}
+
+
+def _estimate(ws: Workspace, call: dict[str, Any], parameters: dict[str, Any]) -> str:
+    """What the training would cost, where model and file are on this machine."""
+    from tunesmith.chat import check
+    from tunesmith.cli.data import package_of
+    from tunesmith.display.estimate import estimate_line
+    from tunesmith.errors import TunesmithError
+    from tunesmith.finetune import INPUTS
+
+    try:
+        package = package_of(str(call["model"]))
+        train = str(call["train"])
+        if train.startswith("azureml:"):
+            train = ws.data.resolve(train).path
+        longest = int(parameters.get("max_seq_length", -1))
+        lengths = check(
+            train,
+            tokenizer=package.tokenizer(),
+            max_seq_length=longest if longest > 0 else package.manifest.context_length,
+        ).kept_lengths
+        known = {key: value for key, value in parameters.items() if key in INPUTS}
+        return estimate_line(package, lengths, known)
+    except TunesmithError as error:
+        return f"no estimate: {error.message}" + (f" ({error.way_out})" if error.way_out else "")
 
 
 def _from(base: Path, text: str) -> str:

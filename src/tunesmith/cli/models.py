@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -109,7 +109,9 @@ def register(
     gate: Annotated[
         str | None, typer.Option(help="A rule that must hold, such as 'perplexity <= base'.", show_default=False)
     ] = None,
-    kind: Annotated[str, typer.Option("--type", help="mlflow_model or custom_model.")] = "mlflow_model",
+    kind: Annotated[
+        Literal["mlflow_model", "custom_model"], typer.Option("--type", help="What the folder is.")
+    ] = "mlflow_model",
 ) -> None:
     """Register a model with its lineage."""
     if "://" not in path and not path.startswith("azureml:"):

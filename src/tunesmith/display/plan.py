@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -15,15 +16,23 @@ if TYPE_CHECKING:
     from tunesmith.records.jobs import Job
 
 
-def render_plan(job: Job, *, console: Console | None = None) -> None:
-    """Print the resolved parameters and the steps of a job that was checked and not started."""
+def render_plan(
+    job: Job, defaults: Mapping[str, Any], *, estimate: str | None = None, console: Console | None = None
+) -> None:
+    """Print the resolved parameters and the steps of a job that was checked and not started.
+
+    ``defaults`` are the component's own; values that were given are marked.
+    """
     console = console or Console(highlight=False)
-    grid = Table(title="Resolved parameters", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(title="Resolved parameters (● given)", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("")
     grid.add_column("parameter")
     grid.add_column("value", overflow="fold")
-    for name, value in sorted(job.inputs.items()):
+    for name, value in {**defaults, **job.inputs}.items():
         shown = value.get("path", value) if isinstance(value, dict) else value
-        grid.add_row(name, Text("" if shown is None else str(shown)))
+        grid.add_row("●" if name in job.inputs else "", name, Text("" if shown is None else str(shown)))
     console.print(grid)
     console.print(job_tree(job))
+    if estimate is not None:
+        console.print(Text(f"Training: {estimate}"))
     console.print("Nothing wrong found; nothing was started.", style="green")
