@@ -24,10 +24,10 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, layer in adapted_layers(model).items():
         prefix = f"base_model.model.{name}"
-        tensors[f"{prefix}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
-        tensors[f"{prefix}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
+        tensors[f"{prefix}.lora_A.weight"] = layer.lora_A.detach().cpu().clone()
+        tensors[f"{prefix}.lora_B.weight"] = layer.lora_B.detach().cpu().clone()
         if layer.magnitude is not None:
-            tensors[f"{prefix}.lora_magnitude_vector"] = layer.magnitude.detach().cpu().contiguous()
+            tensors[f"{prefix}.lora_magnitude_vector"] = layer.magnitude.detach().cpu().clone()
     return tensors
 
 

@@ -8,7 +8,7 @@ slower, the same numbers.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tunesmith.finetune import attention
 from tunesmith.finetune.batches import MicroBatch
+from tunesmith.finetune.fast import Tricks, apply_tricks
 from tunesmith.finetune.loss import Head, predictions, summed_cross_entropy
 from tunesmith.reporting import NullReporter, Reporter
 
@@ -48,7 +49,13 @@ class ChatForward:
     """
 
     def __init__(
-        self, model: Any, *, wanted: str = "auto", neftune_noise_alpha: float = 0.0, reporter: Reporter | None = None
+        self,
+        model: Any,
+        *,
+        wanted: str = "auto",
+        neftune_noise_alpha: float = 0.0,
+        reporter: Reporter | None = None,
+        tricks: Tricks | None = None,
     ) -> None:
         self.model = model
         self.path = _choose(model, wanted, reporter or NullReporter())
@@ -58,6 +65,12 @@ class ChatForward:
             model.set_attn_implementation(attention.register())
         elif self.path in ("sdpa", "eager"):
             model.set_attn_implementation(self.path)
+        if tricks is None:
+            tricks = Tricks() if self.device.type == "cpu" else Tricks.none()
+        if self.path != "documents":
+            tricks = replace(tricks, attention=False)
+        self.tricks = Tricks.none() if self.path == "plain" else tricks
+        self.took = apply_tricks(model, self.tricks)
 
     @property
     def device(self) -> torch.device:

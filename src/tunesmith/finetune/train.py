@@ -21,6 +21,7 @@ from tunesmith.finetune.batches import Plan, Rows
 from tunesmith.finetune.checkpoints import Checkpoints, weights_sha256
 from tunesmith.finetune.distributed import Group
 from tunesmith.finetune.estimate import estimate, memory_remedies
+from tunesmith.finetune.fast import Tricks
 from tunesmith.finetune.forward import ChatForward
 from tunesmith.finetune.lora import add_adapters
 from tunesmith.finetune.memory import available_bytes, peak_bytes
@@ -128,6 +129,7 @@ def prepare(
     stop: Callable[[], bool] = lambda: False,
     group: Group | None = None,
     identity: dict[str, Any] | None = None,
+    tricks: Tricks | None = None,
 ) -> Trainer:
     """A trainer for a loaded transformers ``model``: adapters put on it, or every weight set to be trained.
 
@@ -142,7 +144,11 @@ def prepare(
     if parameters.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     forward = ChatForward(
-        model, wanted=parameters.attention, neftune_noise_alpha=parameters.neftune_noise_alpha, reporter=reporter
+        model,
+        wanted=parameters.attention,
+        neftune_noise_alpha=parameters.neftune_noise_alpha,
+        reporter=reporter,
+        tricks=tricks,
     )
     on_cpu = forward.device.type == "cpu"
     return Trainer(

@@ -1,0 +1,188 @@
+"""Rotary embedding and causal attention over packed documents as one function.
+
+For each document, blocks of ``BLOCK`` queries meet the keys up to the block's end: product, mask on the diagonal, softmax, product. So only
+the causal half is computed, by the machine's matrix products, and scores stay in cache. Queries, keys and values are read where
+the projection left them, side by side for each token. The softmax's output is kept for the backward pass where a document is short
+(``KEEP`` tokens), and made again where it is long.
+
+Rotary embedding: Su et al. 2021, in transformers' half-split layout; a partial rotation (Phi-3's later models) leaves the rest as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 64
+"""Queries at a time; small enough that a block's scores stay in cache."""
+KEEP = 1024
+"""Longest document, in tokens, whose attention weights are kept for the backward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """Heads and widths of an attention layer. ``window`` is how many tokens back a token sees, itself included."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scaling: float
+    window: int | None = None
+
+
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
+    """Rotate ``x`` [tokens, heads, width] in place by ``cos``, ``sin`` [tokens, rotated width]; ``back`` undoes it."""
+    half = cos.shape[-1] // 2
+    # The halves of transformers' cos and sin are equal.
+    cos, sin = cos[:, None, :half], sin[:, None, :half]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    turned = first * sin
+    sign = 1.0 if back else -1.0
+    first.mul_(cos).addcmul_(second, sin, value=sign)
+    second.mul_(cos).add_(turned, alpha=-sign)
+
+
+def _mask(queries: int, start: int, end: int, first_key: int, window: int | None, like: Tensor) -> Tensor | None:
+    """What is added to the scores of queries ``start`` to ``end`` against keys from ``first_key`` on."""
+    row = torch.arange(start, end, device=like.device)[:, None]
+    column = torch.arange(first_key, end, device=like.device)[None, :]
+    hidden = column > row
+    if window is not None:
+        hidden = hidden | (column <= row - window)
+    return torch.zeros(queries, end - first_key, dtype=like.dtype, device=like.device).masked_fill_(hidden, -torch.inf)
+
+
+class _Blocks:
+    """The blocks of one document and the attention weights of each."""
+
+    def __init__(self, shape: AttentionShape, length: int) -> None:
+        self.shape = shape
+        self.length = length
+        window = shape.window if shape.window is not None and shape.window < length else None
+        self.window = window
+        self.bounds = [
+            (start, min(length, start + BLOCK), 0 if window is None else max(0, start - window + 1))
+            for start in range(0, length, BLOCK)
+        ]
+
+    def weights(self, query: Tensor, key: Tensor, block: tuple[int, int, int], diagonal: Tensor) -> Tensor:
+        """Softmax of one block: [heads, queries, keys]; ``query`` is scaled already."""
+        start, end, first = block
+        scores = torch.bmm(query[:, start:end], key[:, first:end].transpose(1, 2))
+        if self.window is None:
+            count = end - start
+            scores[:, :, start:].add_(diagonal[:count, :count])
+        else:
+            mask = _mask(end - start, start, end, first, self.window, scores)
+            scores.add_(mask)
+        return torch.softmax(scores, -1)
+
+
+def _spread(x: Tensor, groups: int) -> Tensor:
+    """[tokens, kv heads, width] to [heads, tokens, width], each kv head for its ``groups`` query heads."""
+    x = x.transpose(0, 1)
+    return x if groups == 1 else x.repeat_interleave(groups, 0)
+
+
+class _RotaryAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, documents: tuple[int, ...], shape: AttentionShape, fresh: bool
+    ) -> Tensor:
+        tokens = qkv.shape[0]
+        heads, kv, width = shape.heads, shape.kv_heads, shape.head_dim
+        # Detached: autograd would otherwise take the rotation for a change of its own input.
+        qkv = qkv.detach() if fresh else qkv.clone()
+        parts = qkv.view(tokens, heads + 2 * kv, width)
+        rotate_(parts[:, : heads + kv], cos, sin)
+        parts[:, :heads].mul_(shape.scaling)
+        output = torch.empty(tokens, heads, width, dtype=qkv.dtype, device=qkv.device)
+        diagonal = _diagonal(qkv)
+        kept: list[Tensor] = []
+        for begin, stop in pairwise(documents):
+            query = parts[begin:stop, :heads].transpose(0, 1)
+            key = _spread(parts[begin:stop, heads : heads + kv], heads // kv)
+            value = _spread(parts[begin:stop, heads + kv :], heads // kv)
+            blocks = _Blocks(shape, stop - begin)
+            for block in blocks.bounds:
+                weights = blocks.weights(query, key, block, diagonal)
+                start, end, first = block
+                output[begin + start : begin + end] = torch.bmm(weights, value[:, first:end]).transpose(0, 1)
+                if stop - begin <= KEEP:
+                    kept.append(weights)
+        ctx.save_for_backward(qkv, cos, sin, *kept)
+        ctx.documents, ctx.shape = documents, shape
+        return output.view(tokens, heads * width)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, cos, sin, *kept = ctx.saved_tensors
+        shape: AttentionShape = ctx.shape
+        tokens = qkv.shape[0]
+        heads, kv, width = shape.heads, shape.kv_heads, shape.head_dim
+        groups = heads // kv
+        parts = qkv.view(tokens, heads + 2 * kv, width)
+        grad = outputs[0].reshape(tokens, heads, width)
+        result = torch.empty_like(qkv)
+        grads = result.view(tokens, heads + 2 * kv, width)
+        diagonal = _diagonal(qkv)
+        at = 0
+        for begin, stop in pairwise(ctx.documents):
+            length = stop - begin
+            query = parts[begin:stop, :heads].transpose(0, 1)
+            key = _spread(parts[begin:stop, heads : heads + kv], groups)
+            value = _spread(parts[begin:stop, heads + kv :], groups)
+            grad_out = grad[begin:stop].transpose(0, 1)
+            grad_key = torch.zeros(heads, length, width, dtype=qkv.dtype, device=qkv.device)
+            grad_value = torch.zeros_like(grad_key)
+            blocks = _Blocks(shape, length)
+            for block in blocks.bounds:
+                start, end, first = block
+                if length <= KEEP:
+                    weights = kept[at]
+                    at += 1
+                else:
+                    weights = blocks.weights(query, key, block, diagonal)
+                part = grad_out[:, start:end]
+                grad_value[:, first:end].baddbmm_(weights.transpose(1, 2), part)
+                through = torch.bmm(part, value[:, first:end].transpose(1, 2))
+                scores = torch._softmax_backward_data(through, weights, -1, weights.dtype)
+                grads[begin + start : begin + end, :heads] = torch.bmm(scores, key[:, first:end]).transpose(0, 1)
+                grad_key[:, first:end].baddbmm_(scores.transpose(1, 2), query[:, start:end])
+            grads[begin:stop, heads : heads + kv] = _gather(grad_key, groups)
+            grads[begin:stop, heads + kv :] = _gather(grad_value, groups)
+        grads[:, :heads].mul_(shape.scaling)
+        rotate_(grads[:, : heads + kv], cos, sin, back=True)
+        return result, None, None, None, None, None
+
+
+def _diagonal(like: Tensor) -> Tensor:
+    return torch.full((BLOCK, BLOCK), -torch.inf, dtype=like.dtype, device=like.device).triu_(1)
+
+
+def _gather(grad: Tensor, groups: int) -> Tensor:
+    """The gradients of the spread kv heads summed: [heads, tokens, width] to [tokens, kv heads, width]."""
+    if groups > 1:
+        grad = grad.view(-1, groups, *grad.shape[1:]).sum(1)
+    return grad.transpose(0, 1)
+
+
+def rotary_attention(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    documents: tuple[int, ...],
+    shape: AttentionShape,
+    *,
+    fresh: bool = False,
+) -> Tensor:
+    """Attention of ``qkv`` [tokens, (heads + 2 kv heads) x width] within each document: [tokens, heads x width].
+
+    ``fresh`` says that nobody else needs ``qkv``, so that it is rotated in place.
+    """
+    result: Tensor = _RotaryAttention.apply(qkv, cos, sin, documents, shape, fresh)  # type: ignore[no-untyped-call]
+    return result
