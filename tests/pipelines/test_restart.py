@@ -144,7 +144,9 @@ def test_a_canceled_job_stays_canceled_after_a_restart(
     os.kill(runner_pid(folder), signal.SIGKILL)
     until(lambda: not running(runner_pid(folder)))
     service.cancel(name)
+    orphan = step_pid(folder, "count")
     job = wait_for(make_service(), name)
+    assert not running(orphan)
     assert job.status == JobStatus.CANCELED
     assert {step.name: step.status for step in job.steps} == {"first": "Completed", "count": "Canceled"}
 

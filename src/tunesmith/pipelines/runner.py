@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tunesmith.errors import Fault, StepFailed, TunesmithError
+from tunesmith.pipelines import processes
 from tunesmith.pipelines.cache import CachedOutput, StepCache
 from tunesmith.pipelines.graph import Graph, GraphStep
 from tunesmith.pipelines.layout import JobFile, JobFolder, StepResult, append_line, read_json
@@ -110,6 +111,7 @@ class Runner:
         """Why a step will not run, as its result; ``None`` when it may."""
         now = time.time()
         if self.canceled():
+            self._stop_left(step)
             return StepResult(status=JobStatus.CANCELED, attempt=0, started_at=now, ended_at=now)
         failed = [name for name, result in self.results.items() if result.status == JobStatus.FAILED]
         bad = [name for name in step.needs if self.results[name].status != JobStatus.COMPLETED]
@@ -121,6 +123,12 @@ class Runner:
             return None
         error = StepFailed(message, target=step.name).to_dict()
         return StepResult(status=JobStatus.CANCELED, attempt=0, started_at=now, ended_at=now, error=error)
+
+    def _stop_left(self, step: GraphStep) -> None:
+        """Stop what an earlier runner, which was killed, left running of a step that will not run again."""
+        body = read_json(self.folder.step(step.folder).process)
+        if body is not None:
+            processes.stop(ProcessId(int(body["pid"]), float(body["started"])), grace_s=self.job.grace_s)
 
     def _run_step(self, step: GraphStep) -> StepResult:
         outputs: dict[tuple[str, str], CachedOutput] = {
