@@ -23,6 +23,7 @@ from tunesmith.assets.references import AssetReference, parse_asset
 from tunesmith.assets.registry import Catalogue, SystemRegistry, registries
 from tunesmith.assets.service import AssetService
 from tunesmith.assets.sources import Sources
+from tunesmith.components.checks import CHECKS
 from tunesmith.compute.service import ComputeService
 from tunesmith.compute.sizes import difference
 from tunesmith.endpoints.service import EndpointService
@@ -241,7 +242,9 @@ def _services(
             database,
             paths,
             store,
-            AssetResolver(components=components, models=models, data=data, sources=sources, computes=computes),
+            AssetResolver(
+                components=components, models=models, data=data, sources=sources, computes=computes, checks=CHECKS
+            ),
             environment=step_environment,
         ),
         endpoints=EndpointService(
