@@ -29,9 +29,7 @@ class Counter:
         self.passes: list[tuple[list[int], list[int], list[int]]] = []
         self.fail: Exception | None = None
 
-    def __call__(
-        self, ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor, shelves: Pass
-    ) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor, shelves: Pass) -> torch.Tensor:
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error

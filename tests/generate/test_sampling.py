@@ -88,7 +88,9 @@ def test_penalties_are_openais() -> None:
 
 def test_logprobs_are_the_models_own() -> None:
     wanted = LOGITS.log_softmax(-1)
-    picked = sampler(seed=0, temperature=0.3, top_k=3, frequency_penalty=1.0, logprobs=True, top_logprobs=5).pick(LOGITS)
+    picked = sampler(seed=0, temperature=0.3, top_k=3, frequency_penalty=1.0, logprobs=True, top_logprobs=5).pick(
+        LOGITS
+    )
     assert picked.logprob == pytest.approx(float(wanted[picked.token_id]))
     values, ids = wanted.topk(5)
     assert [token for token, _ in picked.top] == ids.tolist()

@@ -61,7 +61,8 @@ def test_one_stop_string_may_stand_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "suggestion"), [("max_token", "max_tokens"), ("max_new_tokens", "max_tokens"), ("logit_bias", "known fields")]
+    ("name", "suggestion"),
+    [("max_token", "max_tokens"), ("max_new_tokens", "max_tokens"), ("logit_bias", "known fields")],
 )
 def test_an_unknown_field_is_refused_by_name(name: str, suggestion: str) -> None:
     with pytest.raises(UnsupportedField) as caught:
