@@ -246,7 +246,8 @@ class MirrorRow(Table):
 
     __tablename__ = "mirror"
 
-    job: Mapped[str] = mapped_column(primary_key=True)
+    job: Mapped[str] = mapped_column(String(400), primary_key=True)
+    """The job, or the key of a registered model."""
     step: Mapped[str] = mapped_column(primary_key=True, default="")
     run_id: Mapped[str | None] = mapped_column(String(64))
     events_offset: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select, update
 
 from tunesmith.assets.references import AssetReference
 from tunesmith.storage import atomic
@@ -25,7 +25,7 @@ from tunesmith.tracking.rest import MISSING, MlflowError, MlflowRest, Run
 
 log = logging.getLogger("tunesmith.tracking")
 
-ID_TAG = "tunesmith.id"
+KEY_TAG = "tunesmith.key"
 EXPERIMENT = "Registered models"
 """Where the runs of models stand that no job made."""
 ARTIFACTS = "mlflow-artifacts:/"
@@ -40,14 +40,14 @@ class ModelMirror:
         self._store = store
 
     def pending(self) -> list[str]:
-        """Models that MLflow does not have, and those it has and the workspace no longer: their keys in the mirror."""
+        """Keys of the models that MLflow has and the workspace no longer, and of those that MLflow does not have."""
         with self._database.reading() as session:
-            rows = session.execute(select(AssetRow.name, AssetRow.version).where(AssetRow.kind == "models")).all()
-            mirrored = set(
-                session.scalars(select(MirrorRow.job).where(MirrorRow.job.startswith(MODEL_PREFIX), MirrorRow.done))
-            )
-        here = {f"{MODEL_PREFIX}{row.name}:{row.version}" for row in rows}
-        return sorted(here ^ mirrored)
+            rows = session.scalars(select(AssetRow).where(AssetRow.kind == "models").order_by(AssetRow.id)).all()
+            mirrored = session.scalars(select(MirrorRow).where(MirrorRow.job.startswith(MODEL_PREFIX))).all()
+        here = [_key(row) for row in rows]
+        done = {entry.job for entry in mirrored if entry.done}
+        # What is gone goes first: another model may stand under its version by now.
+        return sorted({entry.job for entry in mirrored} - set(here)) + [key for key in here if key not in done]
 
     def copy(self, rest: MlflowRest, key: str) -> None:
         """Bring MLflow up to date with one model.
@@ -55,42 +55,47 @@ class ModelMirror:
         Raises:
             MlflowError, httpx.HTTPError: MLflow does not take it now.
         """
-        name, _, version = key.removeprefix(MODEL_PREFIX).partition(":")
+        name, version, _ = key.removeprefix(MODEL_PREFIX).split(":")
         with self._database.reading() as session:
-            row = session.scalars(
-                select(AssetRow).where(AssetRow.kind == "models", AssetRow.name == name, AssetRow.version == version)
-            ).first()
+            row = session.scalars(_version(name, version)).first()
         try:
-            if row is None:
+            if row is None or _key(row) != key:
                 self._forget(rest, key, name, version)
                 return
             number, run = self._register(rest, row)
         except MlflowError as error:
             if not error.lasting:
                 raise
-            log.warning("MLflow refuses the model %s (%s); it is not shown there", key, error)
+            log.warning("MLflow refuses the model %s %s (%s); it is not shown there", name, version, error)
             number, run = "", None
         with self._database.session() as session:
             session.merge(MirrorRow(job=key, step=number, run_id=run.id if run else None, events_offset=0, done=True))
 
     def unlink(self, name: str, version: str) -> None:
-        """Take away the links to a model's files, so that deleting the model gives its bytes back at once."""
+        """Take away the links to a model's files, so that deleting the model gives its bytes back at once.
+
+        Should the same model be registered again, it is linked again.
+        """
+        with self._database.session() as session:
+            row = session.scalars(_version(name, version)).first()
+            if row is not None:
+                session.execute(update(MirrorRow).where(MirrorRow.job == _key(row)).values(done=False))
         for folder in self._paths.mlflow_artifacts.glob(f"*/*/artifacts/{_place(name, version)}"):
             atomic.remove(folder)
 
     def _register(self, rest: MlflowRest, row: AssetRow) -> tuple[str, Run]:
         run = self._run(rest, row)
-        model_id = str(AssetReference(row.name, row.version))
+        source = self._source(row, run)
         rest.create_registered_model(row.name)
-        number = rest.find_model_version(row.name, ID_TAG, model_id)
+        number = rest.find_model_version(row.name, KEY_TAG, _key(row))
         if number is None:
             tags = {
                 **{key: value for key, value in row.tags.items() if value},
-                ID_TAG: model_id,
+                KEY_TAG: _key(row),
+                "tunesmith.id": str(AssetReference(row.name, row.version)),
                 "tunesmith.version": row.version,
                 "tunesmith.sha256": row.sha256 or "",
             }
-            source = self._source(row, run)
             number = rest.create_model_version(row.name, source, run.id, description=row.description, tags=tags)
         return number, run
 
@@ -106,7 +111,7 @@ class ModelMirror:
                     if error.code != MISSING:
                         raise
         experiment = rest.experiment(EXPERIMENT)
-        tags = {ID_TAG: str(AssetReference(row.name, row.version))}
+        tags = {KEY_TAG: _key(row)}
         found = rest.find_run(experiment, tags)
         if found is None:
             started = int(row.created_at.timestamp() * 1000)
@@ -137,6 +142,15 @@ class ModelMirror:
         self.unlink(name, version)
         with self._database.session() as session:
             session.execute(delete(MirrorRow).where(MirrorRow.job == key))
+
+
+def _version(name: str, version: str) -> Select[AssetRow]:
+    return select(AssetRow).where(AssetRow.kind == "models", AssetRow.name == name, AssetRow.version == version)
+
+
+def _key(row: AssetRow) -> str:
+    """A model in the mirror: with a hash, because a version that was deleted may be given to another model."""
+    return f"{MODEL_PREFIX}{row.name}:{row.version}:{(row.sha256 or '')[:12]}"
 
 
 def _place(name: str, version: str) -> str:

@@ -101,7 +101,7 @@ class MlflowProcess:
                 cwd=folder,
                 # A session of its own, so that Ctrl-C at a terminal reaches our server first, which then ends this.
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))},
+                env=_environment(),
             )
         self._process = process
         try:
@@ -164,6 +164,12 @@ class MlflowProcess:
         except OSError:
             lines = []
         return " / ".join(line.strip() for line in lines[-3:] if line.strip()) or "it wrote nothing"
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what is meant for MLflow's clients, and with its telemetry off."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))}
+    return {**kept, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
 def _port(place: Path, pid: int) -> int | None:

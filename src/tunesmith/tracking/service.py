@@ -87,7 +87,7 @@ class Tracking:
                     self._jobs.copy(rest, name)
                 for key in models:
                     self._models.copy(rest, key)
-            except (httpx.HTTPError, MlflowError, TunesmithError) as error:
+            except (httpx.HTTPError, MlflowError, TunesmithError, OSError) as error:
                 self._later(error)
             else:
                 self._well()

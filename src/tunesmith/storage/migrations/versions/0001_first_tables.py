@@ -113,7 +113,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "mirror",
-        sa.Column("job", sa.String(length=255), nullable=False),
+        sa.Column("job", sa.String(length=400), nullable=False),
         sa.Column("step", sa.String(length=255), nullable=False),
         sa.Column("run_id", sa.String(length=64), nullable=True),
         sa.Column("events_offset", sa.BigInteger(), nullable=False),
