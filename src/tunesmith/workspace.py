@@ -169,6 +169,7 @@ def open_workspace(settings: Settings) -> Services:
         UserError, Unreachable: the database or the artifact store cannot be opened.
     """
     paths = WorkspacePaths(settings.home)
+    names.PLAIN_NAME.check(settings.name, "name")
     paths.make()
     info = _workspace_file(paths, settings.name)
     secrets = Secrets(paths)
@@ -264,7 +265,6 @@ def _workspace_file(paths: WorkspacePaths, name: str) -> WorkspaceFile:
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        names.PLAIN_NAME.check(name, "name")
         info = WorkspaceFile(id=str(uuid.uuid4()), name=name, created_at=utcnow())
         atomic.write_json(path, info)
         return info
