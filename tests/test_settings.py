@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import ValidationFailed
-from tunesmith.settings import find_home, load_settings
+from tunesmith.settings import Settings, find_home, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +85,11 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
     settings = load_settings(tmp_path)
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1  # type: ignore[misc]
+
+
+def test_every_setting_is_in_the_documentation() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "workspace.md").read_text("utf-8")
+    table = page.partition("## Settings")[2].partition("\n## ")[0]
+    for name in Settings.model_fields:
+        assert f"`{name}`" in table
+        assert f"`TUNESMITH_{name.upper()}`" in table
