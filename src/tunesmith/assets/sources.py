@@ -115,7 +115,9 @@ class Sources:
                 else f"wait for it: tunesmith jobs stream {row.name}",
             )
         stored = row.outputs[reference.output].get("path")
-        root = Path(stored) if stored else self._paths.job_output(row.name, reference.output)
+        root = self._paths.job_output(row.name, reference.output)
+        if stored and (Path(stored).exists() or not root.exists()):  # else the workspace's folder was moved
+            root = Path(stored)
         if not root.exists():
             raise NotFound(
                 f"the output {reference.output!r} of the job {row.name} is gone from the disk",

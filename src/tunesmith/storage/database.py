@@ -110,6 +110,8 @@ def _engine(url: str) -> Engine:
             options["connect_args"] = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
         else:
             options["pool_pre_ping"] = True
+        # As many as the server has threads, so that none waits for a connection.
+        options |= {"pool_size": 10, "max_overflow": 40}
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError) as error:
         raise UserError(
