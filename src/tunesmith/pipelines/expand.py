@@ -387,7 +387,10 @@ class _Builder:
             for key in component.outputs:
                 if key not in inner.outputs and not self.faults:
                     self.fault(f"{place}outputs.{key}", f"no node of the pipeline component {component.name} writes it")
-            return inner.outputs
+            return {
+                key: output.model_copy(update={"type": component.outputs[key].type})
+                for key, output in inner.outputs.items()
+            }
         assert isinstance(component, CommandComponent)
         self.check_models(component, bound, place)
         resources = {**component.resources, **node.resources}

@@ -22,7 +22,7 @@ class Arguments:
     """The base, what was trained, and where the MLflow model goes."""
 
     model_path: Path
-    pytorch_model_path: Path
+    finetuned_model_path: Path
     mlflow_model_folder: Path
     dataset_path: Path | None = None
     finetune_config_path: Path | None = None
@@ -37,10 +37,10 @@ def main(arguments: Arguments, step: Step) -> None:
 
     parameters = finetune_parameters(asdict(arguments), arguments.finetune_config_path, step.reporter)
     base = ModelPackage.open(arguments.model_path)
-    adapter: Path | None = arguments.pytorch_model_path / "adapter"
+    adapter: Path | None = arguments.finetuned_model_path / "adapter"
     assert adapter is not None
     if not adapter.exists():
-        adapter, package = None, ModelPackage.open(arguments.pytorch_model_path / "package")
+        adapter, package = None, ModelPackage.open(arguments.finetuned_model_path / "package")
     elif parameters.merge_lora_weights:
         merged = step.checkpoints / "merged"
         if merged.exists():
