@@ -1,8 +1,8 @@
 """A scripted instance: a real HTTP server that speaks the instance protocol and does what the last message says.
-
-``say TEXT`` answers the words of TEXT one event each (any other text is said as it is); ``slow`` waits before the first event until it
-is cancelled; ``stall`` streams one event and waits; ``cut`` closes the connection before anything is sent; ``cut-late`` closes it after one
-event; ``fail`` answers 500; ``fail-late`` sends one event and an error; ``refuse`` answers 422; ``drain`` answers 503.
+ ``say TEXT`` answers the words of TEXT one event each (any other text is said as it is); ``slow`` waits before the
+first event until it is cancelled; ``stall`` streams one event and waits; ``cut`` closes the connection before
+anything is sent; ``cut-late`` closes it after one event; ``fail`` answers 500; ``fail-late`` sends one event and an
+error; ``refuse`` answers 422; ``drain`` answers 503.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A small real server for endpoints: database, controller, gateway, faces, on a free loopback port.
-
-``House`` runs it in a thread of the test process. As a program (``python -m tests.support.house HOME PORT MODEL…``) it is a server
-process that can be killed.
+ ``House`` runs it in a thread of the test process. As a program (``python -m tests.support.house HOME PORT MODEL…``)
+it is a server process that can be killed.
 """
 
 from __future__ import annotations
@@ -137,8 +136,10 @@ class Rooms:
 class House:
     """The server in a thread of this process."""
 
-    def __init__(self, home: Path, models: dict[str, Path], *, controller: bool = True) -> None:
-        self.port = free_port()
+    def __init__(
+        self, home: Path, models: dict[str, Path], *, controller: bool = True, port: int | None = None
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.rooms = Rooms(home, models, self.url, controller=controller)
         self.service = self.rooms.service
@@ -149,7 +150,7 @@ class House:
             uvicorn.Config(self.rooms.app(), host="127.0.0.1", port=self.port, log_level="warning", access_log=False)
         )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="house")
+        self._thread = threading.Thread(target=self._run, name="house", daemon=True)
 
     def _run(self) -> None:
         async def serve() -> None:
@@ -162,6 +163,12 @@ class House:
         self._thread.start()
         until(lambda: self._server.started, "the server to start")
         return self
+
+    def __enter__(self) -> House:
+        return self.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def stop(self) -> None:
         """Stop the server; instances go on."""
