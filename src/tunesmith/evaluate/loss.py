@@ -64,7 +64,7 @@ def evaluate_loss(
     """The loss of a model over ``rows`` (a ``Prepared``, or any ``Rows``).
 
     ``model`` is a package, its path, or a model in memory (with unmerged adapters, too), whose attention
-    implementation is put back afterwards; ``dtype`` is that of a package's weights while they are here.
+    implementation and forwards are put back afterwards; ``dtype`` is that of a package's weights while they are here.
     ``batch_tokens`` are computed together, a longer row alone.
 
     Raises ``InvalidData`` when there are no rows or one carries no loss, ``NonFiniteLoss`` with the row when a loss
@@ -82,10 +82,16 @@ def evaluate_loss(
     if hasattr(model, "get_base_model"):  # PEFT's adapters are inside the base model's layers
         model = model.get_base_model()
     before = model.config._attn_implementation
+    forwards = {module: vars(module).get("forward") for module in model.modules()}
     try:
         return _evaluate(model, rows, frozenset(end_of_turn_ids), batch_tokens, reporter or NullReporter(), phase)
     finally:
         model.set_attn_implementation(before)
+        # Training's quick forwards know rows, not caches: an engine that serves this model next needs its own.
+        for module, forward in forwards.items():
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
 
 
 def _evaluate(
