@@ -61,6 +61,8 @@ class MergeReport(BaseModel):
     adapter_sha256: str
     dtype: str
     merged_modules: int
+    adapter_effect: Parity
+    """The unmerged model against the base without the adapter: what training changed."""
     before_rounding: Parity
     """Merged in float32 against unmerged."""
     bound_before_rounding: ParityBound
@@ -124,6 +126,10 @@ def merge_adapter(
     reporter.progress("merge", 0, 5, unit="steps")
     unmerged = _with_adapter(load_model(package, dtype="float32", device=device), adapter)
     reference = logits_of(unmerged, rows)
+    with unmerged.disable_adapter():
+        effect = compare_logits(logits_of(unmerged, rows), reference)
+    if effect.max_abs_logit_diff == 0:
+        reporter.notice("AdapterWithoutEffect", "the adapter changes nothing: the tuned model is its base")
     said = greedy_of(unmerged, prompts, count=GREEDY_TOKENS, stops=stops)
     reporter.progress("merge", 1, 5, unit="steps")
     modules = sum(
@@ -147,6 +153,7 @@ def merge_adapter(
             adapter_sha256=adapter_sha256,
             dtype=stored_as,
             merged_modules=modules,
+            adapter_effect=effect,
             before_rounding=before_rounding,
             bound_before_rounding=BOUNDS["float32"],
             stored=stored,
@@ -222,21 +229,36 @@ def _with_adapter(model: PreTrainedModel, adapter: Path) -> Any:
     """The model with the adapter on top, unmerged, as PEFT builds it."""
     import warnings
 
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("error", UserWarning)  # PEFT only warns when tensors of the adapter find no place
+            warnings.simplefilter("error", UserWarning)  # PEFT only warns when a layer gets no weights
             tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False, autocast_adapter_dtype=False)
+        # The embedding is left out by name: otherwise PEFT would ask the hub whether the vocabulary grew.
+        wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False)
     except (ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
         cause = str(error).strip().splitlines()[0][:300]
-        raise InvalidModel(
-            f"the adapter does not fit this base model: {cause}",
-            target=str(adapter),
-            way_out="give the base model that the adapter was trained on",
-        ) from error
+        raise _does_not_fit(adapter, cause) from error
+    there = {tensor.name for tensor in read_header(adapter / ADAPTER_WEIGHTS_FILE)}
+    # PEFT says nothing when a tensor of the file finds no layer, and merges the rest.
+    places = tuned.state_dict()
+    unplaced = sorted(name for name in there if name not in wanted and name not in places)
+    missing = sorted(name for name in wanted if name not in there)
+    if unplaced or missing:
+        names = ", ".join((unplaced or missing)[:2])
+        what = "of its tensors find no layer" if unplaced else "tensors for layers it names are not in it"
+        raise _does_not_fit(adapter, f"{len(unplaced or missing)} {what} ({names})")
     return tuned.float().eval()
+
+
+def _does_not_fit(adapter: Path, cause: str) -> InvalidModel:
+    return InvalidModel(
+        f"the adapter does not fit this base model: {cause}",
+        target=str(adapter),
+        way_out="give the base model that the adapter was trained on",
+    )
 
 
 def _probe_ids(
