@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tests.pipelines.conftest import running, until, wait_for
+from tests.pipelines.conftest import command, running, until, wait_for
 from tunesmith.errors import error_from_dict
 from tunesmith.pipelines.layout import JobFolder
 from tunesmith.pipelines.runner import ALREADY_RUNNING
@@ -225,3 +226,29 @@ def test_events_that_a_kill_cut_short_are_passed_over(
         file.write('{"t": 1, "kind": "st')
     (tmp_path / "go").touch()
     check_finished(wait_for(service, name), folder, attempts=2)
+
+
+RESUMING: dict[str, Any] = command(
+    "counter",
+    "ls $TUNESMITH_CHECKPOINTS; touch $TUNESMITH_CHECKPOINTS/c${{inputs.n}}; exit ${{inputs.code}}",
+    inputs={
+        "n": {"type": "integer"},
+        "code": {"type": "integer", "default": 0},
+        "resume": {"type": "string", "enum": ["true", "false"], "default": "false"},
+    },
+    properties={"resume": "resume", "resume_ignores": "code"},
+)
+
+
+def test_a_new_job_goes_on_from_an_earlier_jobs_checkpoints(make_service: Callable[..., JobService]) -> None:
+    service = make_service()
+
+    def run(**inputs: object) -> tuple[Job, str]:
+        job = wait_for(service, service.submit(SubmitJob(component=RESUMING, inputs=inputs)).name)
+        return job, service.logs(job.name, "counter")
+
+    failed, _ = run(n=1, code=1)
+    assert failed.status == JobStatus.FAILED
+    assert run(n=2, resume="true")[1] == "", "another parameter: its checkpoints do not fit"
+    _, log = run(n=1, resume="true")
+    assert log == f"checkpoints taken over from {failed.name}/steps/counter\nc1\n"

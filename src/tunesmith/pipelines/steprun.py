@@ -20,6 +20,7 @@ from tunesmith.pipelines.fingerprints import code_files
 from tunesmith.pipelines.graph import GraphStep, LiteralInput, OutputInput, PathInput
 from tunesmith.pipelines.layout import JobFile, JobFolder, StepFolder, StepResult, read_json
 from tunesmith.pipelines.processes import ProcessId
+from tunesmith.pipelines.resuming import find_checkpoints, wants_checkpoints
 from tunesmith.records.jobs import JobStatus, Part, StepExplanation
 from tunesmith.reporting import EVENTS_VARIABLE
 from tunesmith.storage.atomic import disk_full_named, remove, sync_tree, write_json
@@ -82,7 +83,8 @@ class StepRun:
         parts = self.host.cache.parts(self.step, self.before)
         key = key_of(parts)
         place, explanation = self._decide(key, parts)
-        write_json(self.folder.explanation, {"key": key, **explanation.model_dump()})
+        told = {"key": key, "component": self.step.component, **explanation.model_dump()}
+        write_json(self.folder.explanation, told)
         if place is not None:
             return self._reuse(key, parts, place)
         outcome = self._execute(attempt, parts)
@@ -182,6 +184,8 @@ class StepRun:
         remove(self.folder.outputs)
         with disk_full_named(aside):
             self._prepare_folders(aside)
+            if attempt == 1 and wants_checkpoints(self.step):
+                self._take_checkpoints(parts)
         self._write_inputs(parts)
         values = {name: self._value(name) for name in self.step.inputs}
         targets = {name: str(aside / name) for name in self.step.outputs}
@@ -287,6 +291,17 @@ class StepRun:
             ended_at=time.time(),
             error=error.to_dict(),
         )
+
+    def _take_checkpoints(self, parts: list[Part]) -> None:
+        """Link the checkpoints of an earlier job into this step's folder, and say so in its log."""
+        jobs = self.host.folder.root.parent
+        earlier = find_checkpoints(jobs, self.folder.root, self.step, parts)
+        if earlier is None:
+            return
+        for entry in earlier.checkpoints.iterdir():
+            _link_tree(entry, self.folder.checkpoints / entry.name)
+        with self.folder.log.open("a") as log:
+            log.write(f"checkpoints taken over from {earlier.root.relative_to(jobs)}\n")
 
     # ── what the process gets ───────────────────────────────────────────────────────────────────────────────────
 
