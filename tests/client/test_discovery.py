@@ -34,6 +34,21 @@ def test_two_callers_at_once_get_one_server(tmp_path: Path) -> None:
     assert find_server(home) is None
 
 
+def test_a_started_server_holds_none_of_the_callers_files(tmp_path: Path) -> None:
+    """A pipe that the caller passes on to its children must end when the caller does, not when the server does."""
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    server = start_server(tmp_path / "home")
+    try:
+        os.close(write)
+        assert os.read(read, 1) == b""
+    finally:
+        os.close(read)
+        with Workspace(tmp_path / "home", start=False) as ws:
+            ws.shutdown()
+        psutil.wait_procs([psutil.Process(server.pid)], timeout=30)
+
+
 def test_without_a_server_and_without_starting_one(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="no server runs") as caught:
         Workspace(tmp_path, start=False)

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,9 @@ def start(
 def spawn_detached(arguments: Sequence[str], *, environment: Mapping[str, str], log: Path) -> int:
     """Start a process that leads a session of its own and lives on when this one ends; its pid.
 
-    Its output is appended to ``log``. Whoever started it reaps it with ``reap``, so that it does not stay a zombie.
+    Its output is appended to ``log``, and it gets no other open file of this process: a lock or a pipe of whoever
+    called would be held for as long as it lives. Whoever started it reaps it with ``reap``, so that it does not stay
+    a zombie.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return os.posix_spawn(
@@ -100,9 +102,18 @@ def spawn_detached(arguments: Sequence[str], *, environment: Mapping[str, str], 
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, handle) for handle in _inheritable()),
         ],
         setsid=True,
     )
+
+
+def _inheritable() -> Iterator[int]:
+    """The open files, beyond the three standard ones, that a child would get."""
+    for entry in list(Path("/dev/fd").iterdir()):
+        with suppress(OSError):  # the handle of this very listing is closed by now
+            if int(entry.name) > 2 and os.get_inheritable(int(entry.name)):
+                yield int(entry.name)
 
 
 def reap(pid: int) -> bool:
