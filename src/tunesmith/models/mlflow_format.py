@@ -163,9 +163,13 @@ def _write_yaml(path: Path, body: object) -> None:
 
 
 def _write_mlmodel(package: ModelPackage, folder: Path, metadata: dict[str, Any]) -> None:
-    import mlflow.pyfunc
-    from mlflow.models import Model
-    from mlflow.transformers.llm_inference_utils import infer_signature_from_llm_inference_task
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns of its own type hints when it is imported
+        import mlflow.pyfunc
+        from mlflow.models import Model
+        from mlflow.transformers.llm_inference_utils import infer_signature_from_llm_inference_task
 
     manifest = package.manifest
     model = Model(metadata=metadata, signature=infer_signature_from_llm_inference_task(TASK))
