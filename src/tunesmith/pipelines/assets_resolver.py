@@ -16,7 +16,7 @@ from tunesmith.compute.service import ComputeService
 from tunesmith.errors import Fault, ValidationFailed
 from tunesmith.pipelines.graph import ModelSource
 from tunesmith.pipelines.resolver import ResolvedComponent, ResolvedCompute, ResolvedPath, component_sha256
-from tunesmith.pipelines.schema import parse_component
+from tunesmith.pipelines.schema import PipelineComponent, parse_component
 from tunesmith.pipelines.values import MODEL_TYPES
 from tunesmith.records.assets import ModelVersion
 
@@ -25,12 +25,27 @@ Check = Callable[[Mapping[str, str]], list[Fault]]
 
 
 def check_spec(spec: Mapping[str, Any]) -> str:
-    """Check a component's mapping, and return the hash of what it does.
+    """Check a component's mapping for registration, and return the hash of what it does.
 
     Raises:
-        ValidationFailed: with every fault.
+        ValidationFailed: with every fault. A registered pipeline component must not name files: whoever runs it does
+            not have them.
     """
-    parse_component(spec)
+    component = parse_component(spec)
+    faults: list[Fault] = []
+    if isinstance(component, PipelineComponent):
+        for name, node in component.nodes.items():
+            if isinstance(node.component, str):
+                if not node.component.startswith("azureml:"):
+                    way_out = "register that component first, and name it: azureml:NAME:VERSION"
+                    faults.append(
+                        Fault("a registered pipeline names a file", f"jobs.{name}.component", way_out=way_out)
+                    )
+            elif node.component.get("code"):
+                way_out = "register the node's component with its code first, and name it: azureml:NAME:VERSION"
+                faults.append(Fault("a registered pipeline names a code folder", f"jobs.{name}.code", way_out=way_out))
+    if faults:
+        raise ValidationFailed(f"the component {component.name} cannot be registered", details=faults)
     return component_sha256(spec)
 
 
