@@ -81,6 +81,14 @@ def test_loopback_is_known(tmp_path: Path, host: str, loopback: bool) -> None:
     assert load_settings(tmp_path, host=host).loopback is loopback
 
 
+def test_lists_are_written_with_commas_in_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_ALLOWED_HOSTS", "box.example, other ")
+    assert load_settings(tmp_path).allowed_hosts == ("box.example", "other")
+    monkeypatch.delenv("TUNESMITH_ALLOWED_HOSTS")
+    (tmp_path / "settings.toml").write_text('allowed_hosts = ["a", "b"]\n')
+    assert load_settings(tmp_path).allowed_hosts == ("a", "b")
+
+
 def test_settings_are_frozen(tmp_path: Path) -> None:
     settings = load_settings(tmp_path)
     with pytest.raises(ValueError, match="frozen"):

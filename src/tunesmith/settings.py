@@ -10,10 +10,10 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tunesmith.errors import Fault, ValidationFailed
 
@@ -41,13 +41,18 @@ class Settings(BaseSettings):
     """Listen on an address other than loopback without TLS."""
     tls_certificate: Path | None = None
     tls_key: Path | None = None
-    allowed_hosts: tuple[str, ...] = ()
-    """Names that the server may be called by, beside its own address and loopback's."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names that the server may be called by, beside its own address and loopback's; with commas in a variable."""
     database_url: str | None = None
     """An SQLAlchemy URL; ``None``: SQLite at ``<home>/tunesmith.db``."""
     artifact_url: str | None = None
     """An fsspec URL (s3://, abfs://, gs://); ``None``: the folder ``<home>/artifacts``."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(

@@ -7,11 +7,11 @@ else speaks HTTP to it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -20,17 +20,26 @@ from tunesmith.assets.data import DataService
 from tunesmith.assets.environments import EnvironmentService
 from tunesmith.assets.models import IMPORT_PROPERTY, ModelService
 from tunesmith.assets.references import AssetReference, parse_asset
-from tunesmith.assets.registry import Catalogue, SystemRegistry, registries
+from tunesmith.assets.registry import SystemRegistry, registries
 from tunesmith.assets.service import AssetService
 from tunesmith.assets.sources import Sources
 from tunesmith.components.checks import CHECKS
 from tunesmith.compute.service import ComputeService
 from tunesmith.compute.sizes import difference
 from tunesmith.endpoints.service import EndpointService
-from tunesmith.errors import Conflict, Failure, NotFound
+from tunesmith.errors import AlreadyExists, Conflict, Failure, NotFound
 from tunesmith.pipelines.assets_resolver import AssetResolver, check_spec
 from tunesmith.pipelines.service import JobService
-from tunesmith.records.assets import SYSTEM_REGISTRY, WORKSPACE, AssetKind, ImportModel, ModelVersion, Registry
+from tunesmith.records.assets import (
+    SYSTEM_REGISTRY,
+    WORKSPACE,
+    AssetKind,
+    AssetVersion,
+    EnvironmentVersion,
+    ImportModel,
+    ModelVersion,
+    Registry,
+)
 from tunesmith.records.base import Record, utcnow
 from tunesmith.records.jobs import Job, SubmitJob
 from tunesmith.records.workspace import ServerAddress
@@ -43,11 +52,16 @@ from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.secrets import Secrets
 from tunesmith.tracking.service import Tracking
 
+if TYPE_CHECKING:
+    from tunesmith.models.catalogue import CatalogueEntry
+
 FORMAT_VERSION = 1
 """Of the folder. A folder with a larger one is refused."""
 
 IMPORT_COMPONENT = f"azureml://registries/{SYSTEM_REGISTRY}/components/model_import/labels/latest"
 IMPORT_EXPERIMENT = "Imports"
+INSTALLED_ENVIRONMENT = "installed"
+"""The system registry's one environment."""
 
 
 class WorkspaceFile(Record):
@@ -104,10 +118,17 @@ class Services:
 
         Raises:
             NotFound: no registry has the name, and no source is given.
+            AlreadyExists: its weights are here from another source than the one that is asked for.
             Conflict: the import goes on already, or the weights to be replaced are in use.
         """
         target = self._import_target(request)
         if target.state == "imported" and not request.force:
+            if request.source is not None and request.source != target.source:
+                raise AlreadyExists(
+                    f"the weights of {target.name} {target.version} are here, and come from {target.source}",
+                    target=target.id,
+                    way_out="import them anew with --force, or choose another name or version",
+                )
             return None
         if target.state == "importing":
             raise Conflict(
@@ -190,7 +211,7 @@ def _services(
     for kind in ("models", "data", "components"):
         atomic.sweep(paths.artifacts / kind)
     hasher = Hasher(paths.hash_cache)
-    system = SystemRegistry(_catalogue)
+    system = SystemRegistry(_system_assets)
     sources = Sources(database, store, paths)
     computes = ComputeService(database, paths.home, created_at=info.created_at)
     tracking = Tracking(paths, database, store)
@@ -203,8 +224,10 @@ def _services(
         hasher=hasher,
         before_delete=lambda model: tracking.unlink_model(model.name, model.version),
     )
-    data = DataService(database, store, system, sources=sources, hasher=hasher)
-    components = ComponentService(database, store, system, sources=sources, hasher=hasher, check=check_spec)
+    data = DataService(database, store, system, paths=paths, sources=sources, hasher=hasher)
+    components = ComponentService(
+        database, store, system, paths=paths, sources=sources, hasher=hasher, check=check_spec
+    )
 
     def step_environment(job: Job) -> dict[str, str]:
         address = _server(paths)
@@ -238,7 +261,7 @@ def _services(
         models=models,
         data=data,
         components=components,
-        environments=EnvironmentService(database, store, system),
+        environments=EnvironmentService(database, store, system, paths=paths),
         jobs=JobService(
             database,
             paths,
@@ -290,26 +313,49 @@ def _server(paths: WorkspacePaths) -> ServerAddress | None:
     return None
 
 
-def _catalogue() -> Catalogue:
-    from tunesmith.components.catalogue import RELEASED
-    from tunesmith.components.catalogue import entries as component_entries
-    from tunesmith.models.catalogue import entries as model_entries
+def _system_assets(kind: AssetKind) -> Sequence[AssetVersion]:
+    """What the system registry ships."""
+    from tunesmith.components import catalogue as components
+    from tunesmith.models import catalogue as models
 
-    models = [
-        ModelVersion(
-            registry=SYSTEM_REGISTRY,
-            name=entry.name,
-            version=entry.version,
-            id=str(AssetReference(entry.name, entry.version, registry=SYSTEM_REGISTRY, kind="models")),
-            description=entry.description,
-            tags=dict(entry.tags),
-            created_at=RELEASED,
-            license=entry.license,
-            source=entry.source,
-            architecture=entry.architecture,
-            parameter_count=entry.parameter_count,
-            context_length=entry.context_length,
-        )
-        for entry in model_entries()
-    ]
-    return Catalogue(models=models, components=component_entries())
+    if kind == "models":
+        return [_base_model(entry, components.RELEASED) for entry in models.entries()]
+    if kind == "components":
+        return components.entries()
+    return [_installed_environment(components.RELEASED)] if kind == "environments" else []
+
+
+def _base_model(entry: CatalogueEntry, released: datetime) -> ModelVersion:
+    return ModelVersion(
+        registry=SYSTEM_REGISTRY,
+        name=entry.name,
+        version=entry.version,
+        id=str(AssetReference(entry.name, entry.version, registry=SYSTEM_REGISTRY, kind="models")),
+        description=entry.description,
+        tags=dict(entry.tags),
+        created_at=released,
+        license=entry.license,
+        source=entry.source,
+        architecture=entry.architecture,
+        parameter_count=entry.parameter_count,
+        context_length=entry.context_length,
+    )
+
+
+def _installed_environment(released: datetime) -> EnvironmentVersion:
+    """The environment that every step runs in: what is installed here, locked and hashed."""
+    from tunesmith.pipelines.fingerprints import environment_lock, text_sha256
+
+    lock = environment_lock()
+    sha256 = text_sha256("\n".join(lock))
+    version = sha256[:12]
+    return EnvironmentVersion(
+        registry=SYSTEM_REGISTRY,
+        name=INSTALLED_ENVIRONMENT,
+        version=version,
+        id=str(AssetReference(INSTALLED_ENVIRONMENT, version, registry=SYSTEM_REGISTRY, kind="environments")),
+        description="What is installed where the server runs; steps run in it, none is built for them",
+        created_at=released,
+        spec={"distributions": lock},
+        sha256=sha256,
+    )

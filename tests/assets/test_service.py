@@ -207,6 +207,23 @@ def test_a_version_that_a_job_uses_stays_until_it_ends(workspace: Services, conv
     assert workspace.data.delete("d", "1") == data.size_bytes
 
 
+def test_what_a_jobs_graph_was_resolved_to_counts_as_used(workspace: Services, conversations: Path) -> None:
+    for _ in range(10):
+        workspace.data.register(RegisterData(name="d", path=str(conversations)))
+    used = workspace.data.get("d", "10").path
+    add_job(workspace, "j", status=JobStatus.RUNNING, inputs={"train": {"path": "azureml:d@latest"}})
+    (workspace.paths.job("j") / "graph.json").write_text(f'{{"path": "{used}"}}')
+    with pytest.raises(Conflict, match="is used by the job j"):
+        workspace.data.delete("d", "10")
+    assert workspace.data.delete("d", "1") > 0
+
+
+def test_the_installed_environment_is_in_the_registry(workspace: Services) -> None:
+    found = workspace.environments.get("installed")
+    assert (found.registry, found.version) == ("azureml", found.sha256[:12])
+    assert any(line.startswith("pydantic==") for line in found.spec["distributions"])
+
+
 def test_a_registration_that_fails_leaves_nothing(workspace: Services, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         workspace.data.register(RegisterData(name="d", path=str(tmp_path / "gone.jsonl")))

@@ -18,6 +18,7 @@ from tunesmith.records.assets import ComponentVersion, RegisterComponent
 from tunesmith.storage.artifacts import ArtifactStore
 from tunesmith.storage.database import Database
 from tunesmith.storage.hashing import Hasher
+from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.tables import AssetRow
 
 CheckSpec = Callable[[Mapping[str, Any]], str]
@@ -31,7 +32,7 @@ class ComponentService(AssetService[ComponentVersion]):
     """Components.
 
     Args:
-        database, store, system: see ``AssetService``.
+        database, store, system, paths: see ``AssetService``.
         sources: finds the code.
         hasher: hashes it.
         check: knows the schema.
@@ -46,11 +47,12 @@ class ComponentService(AssetService[ComponentVersion]):
         store: ArtifactStore,
         system: SystemRegistry,
         *,
+        paths: WorkspacePaths,
         sources: Sources,
         hasher: Hasher,
         check: CheckSpec,
     ) -> None:
-        super().__init__(database, store, system)
+        super().__init__(database, store, system, paths=paths)
         self._sources = sources
         self._hasher = hasher
         self._check = check

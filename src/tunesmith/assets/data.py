@@ -14,6 +14,7 @@ from tunesmith.records.assets import DataVersion, RegisterData
 from tunesmith.storage.artifacts import ArtifactStore
 from tunesmith.storage.database import Database
 from tunesmith.storage.hashing import Hasher, tree_size
+from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.tables import AssetRow
 
 
@@ -33,7 +34,7 @@ class DataService(AssetService[DataVersion]):
     """Data assets.
 
     Args:
-        database, store, system: see ``AssetService``.
+        database, store, system, paths: see ``AssetService``.
         sources: finds what is to be registered.
         hasher: hashes it.
     """
@@ -47,10 +48,11 @@ class DataService(AssetService[DataVersion]):
         store: ArtifactStore,
         system: SystemRegistry,
         *,
+        paths: WorkspacePaths,
         sources: Sources,
         hasher: Hasher,
     ) -> None:
-        super().__init__(database, store, system)
+        super().__init__(database, store, system, paths=paths)
         self._sources = sources
         self._hasher = hasher
 

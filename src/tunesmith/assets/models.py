@@ -45,8 +45,7 @@ class ModelService(AssetService[ModelVersion]):
     """Models.
 
     Args:
-        database, store, system: see ``AssetService``.
-        paths: the workspace's folder.
+        database, store, system, paths: see ``AssetService``.
         sources: finds what is to be registered.
         hasher: hashes what is no package.
         before_delete: called before a registered model's files go.
@@ -66,8 +65,7 @@ class ModelService(AssetService[ModelVersion]):
         hasher: Hasher,
         before_delete: Callable[[ModelVersion], None] = lambda _model: None,
     ) -> None:
-        super().__init__(database, store, system)
-        self._paths = paths
+        super().__init__(database, store, system, paths=paths)
         self._sources = sources
         self._hasher = hasher
         self._before_delete = before_delete

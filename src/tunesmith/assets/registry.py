@@ -10,46 +10,28 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tunesmith.records.assets import (
-    SYSTEM_REGISTRY,
-    WORKSPACE,
-    AssetKind,
-    AssetVersion,
-    ComponentVersion,
-    DataVersion,
-    EnvironmentVersion,
-    ModelVersion,
-    Registry,
-)
+from tunesmith.records.assets import SYSTEM_REGISTRY, WORKSPACE, AssetKind, AssetVersion, Registry
 
-
-@dataclass(frozen=True, slots=True)
-class Catalogue:
-    """What stands on a registry's shelf."""
-
-    models: Sequence[ModelVersion] = ()
-    data: Sequence[DataVersion] = ()
-    components: Sequence[ComponentVersion] = ()
-    environments: Sequence[EnvironmentVersion] = ()
+Load = Callable[[AssetKind], Sequence[AssetVersion]]
+"""Gives every version of a kind; each kind has records of its own class."""
 
 
 @dataclass(slots=True)
 class SystemRegistry:
-    """The registry ``azureml``; ``load`` is called once, at the first look."""
+    """The registry ``azureml``; ``load`` is called once for each kind, when it is first looked at."""
 
-    load: Callable[[], Catalogue]
+    load: Load
     name: str = SYSTEM_REGISTRY
     description: str = "Models, components and environments that ship with Tunesmith"
-    _catalogue: Catalogue | None = None
+    _loaded: dict[AssetKind, Sequence[AssetVersion]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def assets(self, kind: AssetKind) -> Sequence[AssetVersion]:
         """Every version of a kind."""
         with self._lock:
-            if self._catalogue is None:
-                self._catalogue = self.load()
-            found: Sequence[AssetVersion] = getattr(self._catalogue, kind)
-            return found
+            if kind not in self._loaded:
+                self._loaded[kind] = self.load(kind)
+            return self._loaded[kind]
 
     def record(self) -> Registry:
         """The registry itself."""

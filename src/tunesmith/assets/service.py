@@ -13,7 +13,7 @@ import difflib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import delete, select
@@ -28,6 +28,7 @@ from tunesmith.records.jobs import JobStatus
 from tunesmith.storage import names
 from tunesmith.storage.artifacts import ArtifactStore
 from tunesmith.storage.database import Database
+from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.tables import AssetLabelRow, AssetNameRow, AssetRow, DeploymentRow, JobRow
 
 R = TypeVar("R", bound=AssetVersion)
@@ -43,10 +44,13 @@ class AssetService(Generic[R]):
     word: ClassVar[str]
     """What one of them is called in a message."""
 
-    def __init__(self, database: Database, store: ArtifactStore, system: SystemRegistry) -> None:
+    def __init__(
+        self, database: Database, store: ArtifactStore, system: SystemRegistry, *, paths: WorkspacePaths
+    ) -> None:
         self._database = database
         self._store = store
         self._system = system
+        self._paths = paths
         self._lock = threading.RLock()
 
     # Reading
@@ -220,15 +224,20 @@ class AssetService(Generic[R]):
                 way_out="delete the deployment first: "
                 f"tunesmith deployments delete {served.name} --endpoint {served.endpoint}",
             )
-        path = getattr(record, "path", None)
         for job in jobs:
-            text = json.dumps([job.spec, job.inputs])
-            if f'{record.id}"' in text or (path and json.dumps(path)[:-1] in text):
+            if _names(self._text_of(job), record):
                 raise Conflict(
                     f"{record.id} is used by the job {job.name}, which has not ended",
                     target=record.id,
                     way_out=f"wait for it, or: tunesmith jobs cancel {job.name}",
                 )
+
+    def _text_of(self, job: JobRow) -> str:
+        """Whatever a job names: what was asked, and what that was resolved to."""
+        text = json.dumps([job.spec, job.inputs])
+        with suppress(OSError):
+            text += (self._paths.job(job.name) / "graph.json").read_text("utf-8")
+        return text
 
     # Registering
 
@@ -427,6 +436,16 @@ def _next_number(taken: set[str], last: int) -> int:
     while str(number) in taken:
         number += 1
     return number
+
+
+def _names(text: str, record: AssetVersion) -> bool:
+    """Whether a JSON text has the record's id, or its path or one below it."""
+    path = getattr(record, "path", None)
+    wanted = [json.dumps(record.id)]
+    if path:
+        inner = json.dumps(path)[:-1]
+        wanted += [f'{inner}"', f"{inner}/"]
+    return any(words in text for words in wanted)
 
 
 def _matches(item: AssetVersion, search: str | None, tag: str | None) -> bool:
