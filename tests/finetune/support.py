@@ -72,6 +72,68 @@ class Heard:
         pass
 
 
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3")
+"""The architectures that are trained document by document."""
+
+
+def random_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+    """A tiny random model of any tested family, with its peculiarities on (windows, partial rotation, biases)."""
+    import transformers
+
+    shape: dict[str, Any] = {
+        "vocab_size": 512,
+        "hidden_size": 48,
+        "intermediate_size": 80,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "pad_token_id": 0,
+    }
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "llama": ("Llama", {"tie_word_embeddings": True}),
+        "mistral": ("Mistral", {"sliding_window": 24, "head_dim": 12}),
+        "qwen2": ("Qwen2", {}),
+        "qwen3": ("Qwen3", {"head_dim": 16}),
+        "phi3": ("Phi3", {"sliding_window": 40, "original_max_position_embeddings": 256}),
+        "gemma3": (
+            "Gemma3",
+            {
+                "head_dim": 16,
+                "sliding_window": 16,
+                "query_pre_attn_scalar": 16,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+        ),
+        "gpt2": ("GPT2", {}),
+        "granite": ("Granite", {"logits_scaling": 4.0}),
+    }
+    name, more = kinds[family]
+    config = getattr(transformers, "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config")(**shape, **more)
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    with torch.no_grad():
+        for weight_name, weight in model.named_parameters():
+            if weight.ndim == 1:  # norms and biases away from their neutral start
+                weight.add_(torch.randn_like(weight) * 0.1)
+            elif "embed" not in weight_name:
+                weight.mul_(4.0)  # so that attention is not flat
+    return model.to(dtype).eval()
+
+
+def with_adapters(model: Any, *, seed: int = 1, **values: Any) -> Any:
+    """Adapters on ``model`` whose product is not zero."""
+    from tunesmith.finetune.lora import LoraLinear, add_adapters
+
+    torch.manual_seed(seed)
+    add_adapters(model, FinetuneParameters(**{"apply_lora": True, "lora_alpha": 16, **values}))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, LoraLinear):
+                torch.nn.init.normal_(module.lora_B, std=0.05)
+    return model
+
+
 def load_tiny(family: Any, folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:
     """A tiny model as transformers loads it."""
     from transformers import AutoModelForCausalLM
@@ -103,8 +165,6 @@ def make_trainer(
         validation,
         parameters,
         context_length=512,
-        checkpoints=Checkpoints(
-            folder / run, keep=parameters.save_total_limit, reporter=reporter or NullReporter()
-        ),
+        checkpoints=Checkpoints(folder / run, keep=parameters.save_total_limit, reporter=reporter or NullReporter()),
         reporter=reporter or NullReporter(),
     )

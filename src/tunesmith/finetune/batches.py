@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import Fault, InvalidData
+from tunesmith.finetune.limits import PACKED_ROW
 from tunesmith.finetune.parameters import FinetuneParameters
-
-PACKED_ROW = 2048
-"""Capacity of a packed row in tokens when max_seq_length is not set and the model's context is longer."""
 
 
 class Rows(Protocol):

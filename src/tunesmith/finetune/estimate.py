@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.finetune.inputs import INPUTS
+from tunesmith.finetune.limits import KEPT_WEIGHTS, PACKED_ROW, PIECE_TOKENS
 from tunesmith.finetune.parameters import FinetuneParameters
 
-PIECE_TOKENS = 2048
-"""Tokens computed at a time on a CPU; longer micro-batches are cut into pieces, which changes no number."""
-PROCESS_BYTES = 550e6
+PROCESS_BYTES = 700e6
 """Python with torch, transformers and tokenizers loaded."""
-LOGITS_BYTES = 2 * 24 * 1024 * 1024 * 4
-"""The logits of one chunk and their gradient."""
+LOGITS_BYTES = 4 * 6 * 1024 * 1024 * 4
+"""The logits of one chunk, their gradient and the copies between."""
 CORE_RATE = 60e9
 """FLOP/s of one core over a whole step when nothing was measured."""
 _ADAFACTOR_SHARE = 0.02
@@ -116,7 +115,7 @@ def estimate(
     rows = [int(length) for length in lengths]
     total = sum(rows)
     longest = max(rows, default=1)
-    row_tokens = parameters.max_seq_length if parameters.max_seq_length > 0 else min(context, PIECE_TOKENS)
+    row_tokens = parameters.max_seq_length if parameters.max_seq_length > 0 else min(context, PACKED_ROW)
     bins = max(1, math.ceil(total / max(row_tokens, longest)) if parameters.packing else len(rows))
     per_step = parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps
     steps_per_epoch = max(1, math.ceil(bins / per_step))
@@ -132,7 +131,10 @@ def estimate(
     parts = {
         "weights": shape.parameters * width + (trainable * 4 if parameters.apply_lora else 0),
         "gradients and optimiser": int(trainable * (4 + 4 * moments + master)),
-        "activations": int(piece * activation_bytes(shape, width, checkpointing=parameters.gradient_checkpointing)),
+        "activations": int(
+            piece
+            * activation_bytes(shape, width, total / max(1, len(rows)), checkpointing=parameters.gradient_checkpointing)
+        ),
         "logits": int(LOGITS_BYTES),
         "process": int(PROCESS_BYTES),
     }
@@ -157,10 +159,11 @@ def estimate(
     )
 
 
-def activation_bytes(shape: ModelShape, width: int, *, checkpointing: bool) -> float:
-    """Bytes kept for the backward pass for each token; ``width`` is bytes a number."""
+def activation_bytes(shape: ModelShape, width: int, length: float, *, checkpointing: bool) -> float:
+    """Bytes kept for the backward pass for each token; ``width`` is bytes a number, ``length`` the mean row's."""
     heads = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-    layer = 6 * shape.hidden + 3 * heads + 4 * shape.intermediate
+    scores = shape.heads * length / 2 if length <= KEPT_WEIGHTS else 0.0
+    layer = 4 * shape.hidden + 2 * heads + 2 * shape.intermediate + scores
     if checkpointing:
         # One layer at a time, and the input of every layer.
         return width * (layer + shape.layers * shape.hidden)

@@ -54,7 +54,8 @@ def non_finite(
         remedies.append("max_grad_norm 1.0: long gradients are clipped")
     if parameters.apply_lora and parameters.lora_alpha > 2 * parameters.lora_r:
         remedies.append(
-            f"lora_alpha {2 * parameters.lora_r} (now {parameters.lora_alpha}: the adapter is scaled by {parameters.lora_scaling:g})"
+            f"lora_alpha {2 * parameters.lora_r} "
+            f"(now {parameters.lora_alpha}: the adapter is scaled by {parameters.lora_scaling:g})"
         )
     remedies.append(f"look at rows {list(rows)[:8]}")
     shown = ", ".join(str(row) for row in list(rows)[:8]) + (", …" if len(rows) > 8 else "")

@@ -94,6 +94,7 @@ def disk_full(place: Path, needed: int | None = None) -> DiskFull:
     return DiskFull(
         f"no room to write: {asked}{free / 1e6:,.0f} MB are free",
         target=str(place),
-        way_out="free some space (save_total_limit 1 keeps only the last and the best checkpoint), then resume from the last checkpoint",
+        way_out="free some space (save_total_limit 1 keeps only the last and the best checkpoint), "
+        "then resume from the last checkpoint",
         extra={"free": free, **({"needed": needed} if needed else {})},
     )

@@ -157,7 +157,8 @@ def _choose(model: Any, wanted: str, reporter: Reporter) -> Path:
         reporter.notice(
             "PlainPath",
             f"{name} is not among the architectures that are trained document by document ({', '.join(TESTED)}): "
-            "rows are padded, not packed, and the model's own attention is used; the numbers are the same, the speed is not",
+            "rows are padded, not packed, and the model's own attention is used; "
+            "the numbers are the same, the speed is not",
         )
         return "plain"
     if wanted in ("sdpa", "eager"):

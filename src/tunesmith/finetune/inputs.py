@@ -125,7 +125,7 @@ def _inputs() -> tuple[Input, ...]:
             "auto_find_batch_size",
             "boolean",
             False,
-            "When memory runs out, halve the micro-batch and double the accumulation, so that the numbers stay the same.",
+            "When memory runs out, compute half as much at a time, twice as often: the numbers stay the same.",
             schedule,
         ),
         Input(
@@ -177,7 +177,8 @@ def _inputs() -> tuple[Input, ...]:
             "gradient_accumulation_steps",
             "integer",
             1,
-            "Micro-batches in one optimiser step. The loss is divided by the trained tokens of the whole step, so 1 x 8 equals 8 x 1.",
+            "Micro-batches in one optimiser step. The loss is divided by the trained tokens of the whole step, "
+            "so 1 x 8 equals 8 x 1.",
             schedule,
             minimum=1,
         ),
@@ -185,7 +186,8 @@ def _inputs() -> tuple[Input, ...]:
             "eval_accumulation_steps",
             "integer",
             -1,
-            "Evaluation batches whose predictions are kept on the device before they move to main memory; -1 keeps all until the end.",
+            "Evaluation batches whose predictions stay on the device before they move to main memory; "
+            "-1 keeps all until the end.",
             evaluation,
             minimum=1,
             special=(-1,),
@@ -203,7 +205,8 @@ def _inputs() -> tuple[Input, ...]:
             "precision",
             "string",
             "32",
-            "Arithmetic of the products: 32; 16 (half); bf16; auto measures which is faster here. Adapters and optimiser stay in 32 bits.",
+            "Arithmetic of the products: 32; 16 (half); bf16; auto measures which is faster here. "
+            "Adapters and optimiser stay in 32 bits.",
             machine,
             ("32", "16", "bf16", "auto"),
             cpu="16 becomes bf16 (half precision needs a GPU); auto measures the machine",
@@ -263,7 +266,7 @@ def _inputs() -> tuple[Input, ...]:
             "evaluation_steps_interval",
             "number",
             0.0,
-            "With evaluation_strategy steps: the interval as a fraction of an epoch; above 0 it takes the place of eval_steps.",
+            "With evaluation_strategy steps: the interval as a fraction of an epoch; above 0 it replaces eval_steps.",
             evaluation,
             minimum=0.0,
             maximum=1.0,
@@ -289,8 +292,8 @@ def _inputs() -> tuple[Input, ...]:
             "metric_for_best_model",
             "string",
             "loss",
-            "What decides the best model: loss per trained token; or f1 / exact of each answer's tokens when the model predicts every "
-            "trained token from the true text before it.",
+            "What decides the best model: loss per trained token; or f1 / exact of each answer's tokens when the "
+            "model predicts every trained token from the true text before it.",
             evaluation,
             ("loss", "f1", "exact"),
         ),
@@ -398,7 +401,8 @@ def _inputs() -> tuple[Input, ...]:
             "loss_on",
             "string",
             "assistant",
-            "Which turns carry loss: every assistant turn, only the last one, or all tokens. A message's own train or weight goes first.",
+            "Which turns carry loss: every assistant turn, only the last one, or all tokens. "
+            "A message's own train or weight goes first.",
             ours,
             ("assistant", "last_assistant", "all"),
             azure=False,
@@ -445,8 +449,8 @@ def _inputs() -> tuple[Input, ...]:
             "attention",
             "string",
             "auto",
-            "Attention: documents (each conversation by itself, no padding), sdpa or eager (one mask over the row); auto takes documents "
-            "where the architecture is known.",
+            "Attention: documents (each conversation by itself, no padding), sdpa or eager (one mask over the "
+            "row); auto takes documents where the architecture is known.",
             ours,
             ("auto", "documents", "sdpa", "eager"),
             azure=False,
@@ -485,7 +489,7 @@ INPUTS: Mapping[str, Input] = MappingProxyType({entry.name: entry for entry in _
 
 PIPELINE_INPUTS: Mapping[str, str] = MappingProxyType(
     {
-        "instance_type_model_import": "size that the import step asks for; checked against the model's allow-list, a difference is said",
+        "instance_type_model_import": "size that the import step asks for; checked against the model's allow-list",
         "instance_type_preprocess": "size that the preprocessing step asks for",
         "instance_type_finetune": "size that the fine-tuning step asks for",
         "instance_type_model_evaluation": "size that the evaluation step asks for",

@@ -36,7 +36,7 @@ class Precision:
 
 
 def matmul_rate(dtype: torch.dtype, rows: int, width: int, outputs: int, *, seconds: float = _PROBE_SECONDS) -> float:
-    """FLOP/s of ``[rows, width] x [width, outputs]`` in ``dtype``: the best of the repeats that fit into ``seconds``."""
+    """FLOP/s of ``[rows, width] x [width, outputs]`` in ``dtype``: the best repeat within ``seconds``."""
     # A generator of its own: measuring must not move the run's random numbers.
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, width, generator=generator).to(dtype)

@@ -14,7 +14,7 @@ import torch
 
 
 def seed_everything(seed: int, *, deterministic: bool = False) -> None:
-    """Seed Python, numpy and torch (every device); with ``deterministic``, only deterministic algorithms from now on."""
+    """Seed Python, numpy and torch (every device); ``deterministic`` allows deterministic algorithms only."""
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -23,6 +23,8 @@ from tunesmith.finetune.distributed import Group
 from tunesmith.finetune.estimate import estimate, memory_remedies
 from tunesmith.finetune.fast import Tricks
 from tunesmith.finetune.forward import ChatForward
+from tunesmith.finetune.limits import PIECE_TOKENS
+from tunesmith.finetune.loading import load_base
 from tunesmith.finetune.lora import add_adapters
 from tunesmith.finetune.memory import available_bytes, peak_bytes
 from tunesmith.finetune.parameters import FinetuneParameters
@@ -35,9 +37,6 @@ from tunesmith.reporting import Reporter
 
 if TYPE_CHECKING:
     from tunesmith.models import ModelPackage
-
-CPU_PIECE_TOKENS = 2048
-"""Tokens computed at a time on a CPU: enough for the matrix products' full rate, little memory."""
 
 
 def train(
@@ -63,8 +62,6 @@ def train(
         OutOfMemory, NonFiniteLoss, DiskFull: the run cannot go on; the message has the cause and remedies, and a
         checkpoint resumes.
     """
-    from tunesmith.models import load_model
-
     group = Group()
     keeping = KeepingReporter(reporter)
     try:
@@ -82,7 +79,7 @@ def train(
             reporter=keeping,
         )
         _forecast(config, package.manifest.parameter_count, parameters, train, precision, device, keeping)
-        model = load_model(package, dtype=precision.dtype, device=str(device))
+        model = load_base(package, parameters, dtype=precision.dtype, device=device, reporter=keeping)
         trainer = prepare(
             model,
             train,
@@ -161,7 +158,7 @@ def prepare(
         reporter=reporter,
         stop=stop,
         group=group,
-        piece_tokens=CPU_PIECE_TOKENS if on_cpu else None,
+        piece_tokens=PIECE_TOKENS if on_cpu else None,
         identity=identity,
     )
 
@@ -220,8 +217,10 @@ def _forecast(
     expected = estimate(config, parameters, rows.lengths, parameter_count=parameter_count)
     free = available_bytes(device)
     reporter.log(
-        f"{expected.steps:,} optimiser steps, {expected.tokens:,} tokens, {expected.trainable_parameters:,} weights trained; about "
-        f"{expected.memory_bytes / 1e9:.1f} GB of memory ({free / 1e9:.1f} GB free) and {expected.disk_bytes / 1e6:,.0f} MB of disk"
+        f"{expected.steps:,} optimiser steps, {expected.tokens:,} tokens, "
+        f"{expected.trainable_parameters:,} weights trained; about "
+        f"{expected.memory_bytes / 1e9:.1f} GB of memory ({free / 1e9:.1f} GB free) and "
+        f"{expected.disk_bytes / 1e6:,.0f} MB of disk"
     )
     if expected.memory_bytes <= free:
         return

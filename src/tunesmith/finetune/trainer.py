@@ -176,7 +176,8 @@ class Trainer:
             self.save()
             self.reporter.notice(
                 "Stopped",
-                f"stopped at optimiser step {self.progress.step} of {self.total_steps}; resume_from_checkpoint goes on from there",
+                f"stopped at optimiser step {self.progress.step} of {self.total_steps}; "
+                "resume_from_checkpoint goes on from there",
                 level="info",
             )
             return outcome
@@ -185,7 +186,8 @@ class Trainer:
         if outcome == "max_minutes":
             self.reporter.notice(
                 "TimeBudget",
-                f"max_minutes {self.parameters.max_minutes:g} is used up at optimiser step {self.progress.step} of {self.total_steps}; "
+                f"max_minutes {self.parameters.max_minutes:g} is used up at optimiser step "
+                f"{self.progress.step} of {self.total_steps}; "
                 "the best model so far is the result",
                 level="info",
             )

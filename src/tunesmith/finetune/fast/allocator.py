@@ -1,7 +1,7 @@
 """Keep freed memory in the process.
 
-glibc gives memory back to the system when much of it is freed, as at the end of every backward pass, and gets it anew, page by page, in
-the next step. With a high threshold it stays. Only glibc has this; elsewhere nothing happens.
+glibc gives memory back to the system when much of it is freed, as at the end of every backward pass, and gets it
+anew, page by page, in the next step. With a high threshold it stays. Only glibc has this; elsewhere nothing happens.
 """
 
 from __future__ import annotations

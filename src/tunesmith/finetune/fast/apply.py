@@ -1,7 +1,7 @@
 """Give a model's modules their quick ``forward``; the modules, their names and their weights stay.
 
-Only architectures in ``forward.TESTED`` are touched. What a module must have is checked, so that a change in transformers' code
-leaves it slow instead of wrong.
+Only architectures in ``forward.TESTED`` are touched. What a module must have is checked, so that a change in
+transformers' code leaves it slow instead of wrong.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def _plain_adapters(layers: list[Any]) -> bool:
 
 def _set_attention(module: Any, tricks: Tricks) -> bool:
     fused = hasattr(module, "qkv_proj")
-    entering = [module.qkv_proj] if fused else [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
+    entering: list[Any] = (
+        [module.qkv_proj] if fused else [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
+    )
     if any(layer is None for layer in entering) or not hasattr(module, "o_proj"):
         return False
     config = module.config
@@ -116,7 +118,7 @@ def _attention(
     qkv = qkv.view(qkv.shape[1], -1)
     if hasattr(self, "q_norm"):
         heads = qkv.view(qkv.shape[0], -1, shape.head_dim)
-        query, key, value = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], 1)
+        query, key, value = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], 1)  # type: ignore[no-untyped-call]
         qkv = torch.cat([self.q_norm(query), self.k_norm(key), value], 1).view(qkv.shape[0], -1)
     cos, sin = position_embeddings
     attended = rotary_attention(qkv, cos[0], sin[0], documents, shape, fresh=fresh)
@@ -135,7 +137,7 @@ def _activation(module: Any) -> Activation | None:
 
 
 def _set_mlp(module: Any) -> bool:
-    entering = (
+    entering: list[Any] = (
         [module.gate_up_proj]
         if hasattr(module, "gate_up_proj")
         else [

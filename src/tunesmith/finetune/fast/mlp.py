@@ -1,7 +1,7 @@
 """The gated MLP with its adapters as one function: ``down(act(gate(x)) * up(x))`` (Shazeer, 2020).
 
-Kept for the backward pass: the input, gate and up, and the narrow products. The activation and its product are computed again, which is one
-pass over memory against keeping two more tensors of the MLP's width.
+Kept for the backward pass: the input, gate and up, and the narrow products. The activation and its product are
+computed again, which is one pass over memory against keeping two more tensors of the MLP's width.
 """
 
 from __future__ import annotations

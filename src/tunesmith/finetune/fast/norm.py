@@ -1,7 +1,7 @@
 """RMS norm as one function (Zhang and Sennrich, 2019).
 
-transformers' norm is six operations, and autograd keeps the input of each. This one reads the row's length in one pass, scales in
-another, and keeps the input (that the residual keeps anyway) and one number a token.
+transformers' norm is six operations, and autograd keeps the input of each. This one reads the row's length in one
+pass, scales in another, and keeps the input (that the residual keeps anyway) and one number a token.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class _RmsNorm(torch.autograd.Function):
         if x.dtype == torch.float32:
             return torch.mul(x, inverse).mul_(weight)
         # As transformers does it: the row is scaled in fp32 and rounded before the weight.
-        return (x.float() * inverse).to(x.dtype) * weight
+        rounded: Tensor = (x.float() * inverse).to(x.dtype)
+        return rounded * weight
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:

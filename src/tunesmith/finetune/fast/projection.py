@@ -1,8 +1,8 @@
 """Several linear layers that read the same input, with their adapters, as one product.
 
-The frozen weights of the group lie one after the other in one matrix (each layer's own weight is a view of it, so nothing is stored
-twice), and so do the adapters' A matrices. Forward: one product for all layers and one narrow one; backward: one product for the
-input's gradient, where separate layers would make one each and add them up.
+The frozen weights of the group lie one after the other in one matrix (each layer's own weight is a view of it, so
+nothing is stored twice), and so do the adapters' A matrices. Forward: one product for all layers and one narrow one;
+backward: one product for the input's gradient, where separate layers would make one each and add them up.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LoraGroup:
         return [part for layer in self.layers for part in (layer.lora_A, layer.lora_B)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The layers' outputs side by side for flat ``x`` [tokens, in], and the narrow products (which backward needs)."""
+        """The layers' outputs side by side for flat ``x`` [tokens, in], and the narrow products for backward."""
         narrow = x @ self.narrow.to(x.dtype).t()
         output = torch.nn.functional.linear(x, self.weight, self.bias)
         row = rank = 0
@@ -76,7 +76,7 @@ class LoraGroup:
             row += width
             rank += layer.r
         grad_narrow.mul_(self.scaling)
-        grads_a = (grad_narrow.t() @ x).float().split(self.ranks)
+        grads_a = (grad_narrow.t() @ x).float().split(self.ranks)  # type: ignore[no-untyped-call]
         grad_x = (grad @ self.weight).addmm_(grad_narrow, self.narrow.to(grad.dtype)) if need_input else None
         return grad_x, [part for pair in zip(grads_a, grads_b, strict=True) for part in pair]
 

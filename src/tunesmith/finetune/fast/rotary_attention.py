@@ -1,11 +1,12 @@
 """Rotary embedding and causal attention over packed documents as one function.
 
-For each document, blocks of ``BLOCK`` queries meet the keys up to the block's end: product, mask on the diagonal, softmax, product. So only
-the causal half is computed, by the machine's matrix products, and scores stay in cache. Queries, keys and values are read where
-the projection left them, side by side for each token. The softmax's output is kept for the backward pass where a document is short
-(``KEEP`` tokens), and made again where it is long.
+For each document, blocks of ``BLOCK`` queries meet the keys up to the block's end: product, mask on the diagonal,
+softmax, product. So only the causal half is computed, by the machine's matrix products, and scores stay in cache.
+Queries, keys and values are read where the projection left them, side by side for each token. The softmax's output is
+kept for the backward pass where a document is short (``KEPT_WEIGHTS`` tokens), and made again where it is long.
 
-Rotary embedding: Su et al. 2021, in transformers' half-split layout; a partial rotation (Phi-3's later models) leaves the rest as it is.
+Rotary embedding: Su et al. 2021, in transformers' half-split layout; a partial rotation (Phi-3's later models) leaves
+the rest as it is.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.finetune.limits import KEPT_WEIGHTS
+
 BLOCK = 64
 """Queries at a time; small enough that a block's scores stay in cache."""
-KEEP = 1024
-"""Longest document, in tokens, whose attention weights are kept for the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,14 @@ def rotate_(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
     second.mul_(cos).add_(turned, alpha=-sign)
 
 
-def _mask(queries: int, start: int, end: int, first_key: int, window: int | None, like: Tensor) -> Tensor | None:
+def _mask(start: int, end: int, first_key: int, window: int, like: Tensor) -> Tensor:
     """What is added to the scores of queries ``start`` to ``end`` against keys from ``first_key`` on."""
     row = torch.arange(start, end, device=like.device)[:, None]
     column = torch.arange(first_key, end, device=like.device)[None, :]
-    hidden = column > row
-    if window is not None:
-        hidden = hidden | (column <= row - window)
-    return torch.zeros(queries, end - first_key, dtype=like.dtype, device=like.device).masked_fill_(hidden, -torch.inf)
+    hidden = (column > row) | (column <= row - window)
+    return torch.zeros(end - start, end - first_key, dtype=like.dtype, device=like.device).masked_fill_(
+        hidden, -torch.inf
+    )
 
 
 class _Blocks:
@@ -77,8 +78,7 @@ class _Blocks:
             count = end - start
             scores[:, :, start:].add_(diagonal[:count, :count])
         else:
-            mask = _mask(end - start, start, end, first, self.window, scores)
-            scores.add_(mask)
+            scores.add_(_mask(start, end, first, self.window, scores))
         return torch.softmax(scores, -1)
 
 
@@ -112,7 +112,7 @@ class _RotaryAttention(torch.autograd.Function):
                 weights = blocks.weights(query, key, block, diagonal)
                 start, end, first = block
                 output[begin + start : begin + end] = torch.bmm(weights, value[:, first:end]).transpose(0, 1)
-                if stop - begin <= KEEP:
+                if stop - begin <= KEPT_WEIGHTS:
                     kept.append(weights)
         ctx.save_for_backward(qkv, cos, sin, *kept)
         ctx.documents, ctx.shape = documents, shape
@@ -142,7 +142,7 @@ class _RotaryAttention(torch.autograd.Function):
             blocks = _Blocks(shape, length)
             for block in blocks.bounds:
                 start, end, first = block
-                if length <= KEEP:
+                if length <= KEPT_WEIGHTS:
                     weights = kept[at]
                     at += 1
                 else:
