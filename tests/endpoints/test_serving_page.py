@@ -1,0 +1,49 @@
+"""Every command of the serving page runs as it stands, on tiny models: the safe roll-out included."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+
+
+def commands() -> list[str]:
+    return re.findall(r"^ *\$ (.+)$", PAGE.read_text("utf-8"), flags=re.MULTILINE)
+
+
+@pytest.mark.heavy
+def test_the_page_runs(tmp_path: Path, models: dict[str, Path]) -> None:
+    lines = [
+        f"tunesmith models register chat-model --path {models[name]} --type custom_model"
+        for name in ("tiny-phi3", "tuned-phi3")
+    ]
+    lines += commands()
+    assert len(lines) > 20
+    script = "set -euo pipefail\ntrap 'tunesmith down --all >/dev/null 2>&1 || true' EXIT\n"
+    script += "".join(f"echo {shlex.quote('$ ' + line)}\n{line}\n" for line in lines)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "TUNESMITH_HOME": str(tmp_path / "home"),
+            "no_proxy": "127.0.0.1,localhost",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "data: [DONE]" in done.stdout
+    assert '"output":' in done.stdout
+    assert 'tunesmith_mirrored_dropped_total{endpoint="chat",deployment="green"} 0' in done.stdout
