@@ -23,10 +23,9 @@ BAR = 32
 def render_report(report: CheckReport, *, faults: int = 20) -> RenderableType:
     """A check report: at most ``faults`` faults are shown, some of each kind; the counts are of all."""
     parts: list[RenderableType] = [_overview(report)]
-    if report.tokens is not None:
+    if report.tokens is not None and report.tokens.lengths.rows:
         parts += [Text(), _tokens(report.tokens), Text(), render_histogram(report.tokens)]
-    if report.findings:
-        parts += [Text(), _findings(report), Text(), *_faults(report, faults)]
+    parts += _findings(report, faults)
     parts += [Text(), _verdict(report)]
     return Group(*parts)
 
@@ -50,7 +49,7 @@ def _overview(report: CheckReport) -> RenderableType:
     )
     roles = ", ".join(f"{name} {count:,}" for name, count in report.roles.items())
     table.add_row("messages", f"{sum(report.roles.values()):,}" + (f"  ({roles})" if roles else ""))
-    table.add_row("answers with loss", f"{report.answers:,}")
+    table.add_row("turns with loss", f"{report.answers:,}")
     table.add_row("characters", f"{report.characters:,}")
     if report.with_tools:
         table.add_row("with tools", f"{report.with_tools:,}")
@@ -114,33 +113,30 @@ def _bars(histogram: Histogram) -> Iterator[tuple[int, int, int, int]]:
         yield histogram.edges[index], histogram.edges[index + 1], count, width
 
 
-def _findings(report: CheckReport) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("found")
-    table.add_column("level")
-    table.add_column("count", justify="right")
+def _findings(report: CheckReport, limit: int) -> Iterator[RenderableType]:
+    """Each kind of fault with its count, some places, and the way out, said once where it is the same for all."""
+    chosen = {id(fault) for fault in report.faults(limit=limit)}
     for finding in report.findings:
         style = "red" if finding.level == "error" else "yellow"
-        table.add_row(finding.code, Text(finding.level, style=style), f"{finding.count:,}")
-    return table
+        yield Text()
+        heading = Text(finding.code, style=f"bold {style}")
+        heading.append(f"  {finding.level}, {finding.count:,} times" if finding.count > 1 else f"  {finding.level}")
+        yield heading
+        shown = [fault for fault in finding.faults if id(fault) in chosen]
+        ways_out = {fault.way_out for fault in shown}
+        for fault in shown:
+            yield _fault(fault, with_way_out=len(ways_out) > 1)
+        if finding.count > len(shown):
+            yield Text(f"  … and {finding.count - len(shown):,} more", style="dim")
+        if len(ways_out) == 1 and (way_out := ways_out.pop()):
+            yield Text(f"  → {way_out}", style="dim")
 
 
-def _faults(report: CheckReport, limit: int) -> Iterator[RenderableType]:
-    levels = {finding.code: finding.level for finding in report.findings}
-    shown = report.faults(limit=limit)
-    for fault in shown:
-        yield _fault(fault, "red" if levels.get(fault.code) == "error" else "yellow")
-    left = report.errors + report.warnings - len(shown)
-    if left > 0:
-        yield Text(f"… and {left:,} more", style="dim")
-
-
-def _fault(fault: Fault, style: str) -> Text:
-    text = Text(overflow="fold")
+def _fault(fault: Fault, *, with_way_out: bool) -> Text:
+    text = Text("  ", overflow="fold")
     text.append(fault.target or "", style="cyan")
-    text.append("  ")
-    text.append(fault.message, style=style)
-    if fault.way_out:
+    text.append(f"  {fault.message}")
+    if with_way_out and fault.way_out:
         text.append(f"  → {fault.way_out}", style="dim")
     return text
 
