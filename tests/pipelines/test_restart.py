@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,3 +253,23 @@ def test_a_new_job_goes_on_from_an_earlier_jobs_checkpoints(make_service: Callab
     assert run(n=2, resume="true")[1] == "", "another parameter: its checkpoints do not fit"
     _, log = run(n=1, resume="true")
     assert log == f"checkpoints taken over from {failed.name}/steps/counter\nc1\n"
+
+
+def test_a_job_whose_folder_is_gone_ends_and_holds_up_no_other(
+    make_service: Callable[..., JobService], paths: WorkspacePaths, tmp_path: Path
+) -> None:
+    service = make_service(max_running=2)
+    name = service.submit(counting(tmp_path / "go")).name
+    folder = at_three(service, paths, name)
+    os.kill(runner_pid(folder), signal.SIGKILL)
+    os.killpg(step_pid(folder, "count"), signal.SIGKILL)
+    until(lambda: not running(runner_pid(folder)))
+    shutil.rmtree(folder.root)
+    another = make_service(max_running=2)
+    after = another.submit(SubmitJob(type="command", command="true"))
+    assert wait_for(another, after.name).status == JobStatus.COMPLETED
+    job = another.get(name)
+    assert job.status == JobStatus.FAILED
+    assert "its folder is gone" in str(job.error)
+    another.delete(name)
+    assert [other.name for other in another.list()] == [after.name]

@@ -26,6 +26,8 @@ def read_lines(path: Path, offset: int) -> tuple[list[tuple[int, dict[str, Any]]
         with path.open("rb") as file:
             file.seek(offset)
             data = file.read(BLOCK)
+            while b"\n" not in data and (more := file.read(BLOCK)):  # one line longer than a block
+                data += more
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n")

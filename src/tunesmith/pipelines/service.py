@@ -381,7 +381,7 @@ class JobService:
             with self._database.reading() as session:
                 active = session.scalars(select(JobRow.name).where(JobRow.status.not_in(_ENDED))).all()
             for name in active:
-                self._follow(name)
+                self._follow_safely(name)
             self._start_waiting()
             return bool(active)
 
@@ -403,6 +403,7 @@ class JobService:
         """Start the jobs whose turn it is; the others are queued and say behind which."""
         with self._database.reading() as session:
             rows = session.scalars(select(JobRow).where(JobRow.status.not_in(_ENDED)).order_by(JobRow.created_at)).all()
+        rows = [row for row in rows if self._folder(row.name).graph.exists()]
         heavy = [row.name for row in rows if JobStatus(row.status) not in _WAITING and not self._light(row.name)]
         for row in rows:
             if JobStatus(row.status) not in _WAITING:
@@ -452,6 +453,19 @@ class JobService:
         """Take the exit codes of runners that ended, so that none stays a zombie."""
         self._children = {pid for pid in self._children if not reap(pid)}
 
+    def _follow_safely(self, name: str) -> None:
+        """Follow one job; whatever is wrong with it does not keep the others from being followed."""
+        if not self._folder(name).graph.exists():
+            gone = JobFailed(f"its folder is gone: {self._paths.job(name)}", target=name, way_out="submit it again")
+            with self._database.session() as session:
+                row = self._row(session, name)
+                row.status, row.error, row.ended_at = JobStatus.FAILED, gone.to_dict(), utcnow()
+            return
+        try:
+            self._follow(name)
+        except Exception as error:
+            print(f"jobs: {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
     def _follow(self, name: str) -> None:
         """Bring one job's rows up to what its files say, then see to its runner."""
         with self._database.reading() as session:
@@ -462,7 +476,7 @@ class JobService:
         if waiting:
             return
         alive = self._runner_alive(name, runner)  # before reading: what it wrote before it died is read below
-        ended = self._read_events(name)
+        ended = self._read_all_events(name)
         if ended is not None:
             self._finish(name, ended)
         elif not alive:
@@ -474,8 +488,17 @@ class JobService:
             return True
         return runner is not None and runner.alive
 
-    def _read_events(self, name: str) -> dict[str, Any] | None:
-        """Fold new events into the rows; the event that ended the job, when it came."""
+    def _read_all_events(self, name: str) -> dict[str, Any] | None:
+        """Read on until nothing is left; the event that ended the job, when it came."""
+        ended: dict[str, Any] | None = None
+        more = True
+        while more:
+            more, last = self._read_events(name)
+            ended = last or ended
+        return ended
+
+    def _read_events(self, name: str) -> tuple[bool, dict[str, Any] | None]:
+        """Fold some new events into the rows: whether there were any, and the event that ended the job."""
         folder, graph = self._folder(name), self._graph(name)
         ended: dict[str, Any] | None = None
         with self._database.reading() as session:
@@ -484,7 +507,7 @@ class JobService:
         lines, offset = read_lines(folder.events, offset)
         work = {step.name: read_lines(folder.step(step.folder).events, offsets[step.name]) for step in graph.steps}
         if not lines and all(after == offsets[step] for step, (_, after) in work.items()):
-            return None
+            return False, None
         with self._database.session() as session:
             row = self._row(session, name)
             steps = {step.name: step for step in _steps(session, name)}
@@ -498,7 +521,7 @@ class JobService:
                 steps[step_name].events_offset = after
                 for _, event in _worth_keeping(events):
                     folding.apply_work_event(row, steps[step_name], event)
-        return ended
+        return True, ended
 
     def _job_event(self, row: JobRow, event: Mapping[str, Any]) -> dict[str, Any] | None:
         status = JobStatus(event["status"])
@@ -526,6 +549,9 @@ class JobService:
                     published[key] = {**outputs[key], "path": str(self._publish(name, key, Path(made["path"])))}
         except TunesmithError as failure:
             status, error = JobStatus.FAILED, failure.to_dict()
+        except OSError as failure:
+            status = JobStatus.FAILED
+            error = JobFailed(f"its outputs could not be published: {failure}", target=name).to_dict()
         with self._database.session() as session:
             row = self._row(session, name)
             row.outputs = {**outputs, **published}
@@ -589,7 +615,14 @@ class JobService:
 
     def _graph(self, name: str) -> Graph:
         if name not in self._graphs:
-            self._graphs[name] = Graph.model_validate_json(self._folder(name).graph.read_text("utf-8"))
+            try:
+                self._graphs[name] = Graph.model_validate_json(self._folder(name).graph.read_text("utf-8"))
+            except (OSError, ValueError) as error:
+                raise JobFailed(
+                    f"the files of the job {name} are gone or damaged: {type(error).__name__}",
+                    target=str(self._folder(name).graph),
+                    way_out=f"tunesmith jobs delete {name}",
+                ) from None
         return self._graphs[name]
 
 
@@ -603,7 +636,7 @@ def _rows(name: str, request: SubmitJob, graph: Graph) -> tuple[JobRow, builtins
         description=request.description,
         tags=dict(request.tags),
         properties=dict(request.properties),
-        compute=request.compute or request.settings.default_compute or "local",
+        compute=(request.compute or request.settings.default_compute or "local").removeprefix("azureml:"),
         settings=request.settings.model_dump(mode="json"),
         inputs=json.loads(json.dumps(request.inputs, default=str)),
         outputs={

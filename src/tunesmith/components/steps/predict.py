@@ -25,6 +25,7 @@ class Arguments:
     dataset_path: Path
     predictions: Path
     label: str = "tuned"
+    precision: str = "32"
     evaluation_config: Path | None = None
     evaluation_config_params: str | None = None
 
@@ -50,10 +51,13 @@ def main(arguments: Arguments, step: Step) -> None:
             level="info",
         )
     settings = EvaluationSettings.load(arguments.evaluation_config, arguments.evaluation_config_params)
+    precision = evaluation_precision(arguments.precision, arguments.predictions)
+    step.reporter.log(f"measured in {precision} (precision {arguments.precision} was asked for)")
     evaluation, probes = evaluate_model(
         ModelPackage.open(arguments.model_path),
         prepared,
         settings,
+        precision=precision,
         probes=arguments.label == "tuned",
         reporter=step.reporter,
         label=arguments.label,
@@ -64,6 +68,18 @@ def main(arguments: Arguments, step: Step) -> None:
     write_json(arguments.predictions / DATA, {"split": split, "data": sources, "data_key": prepared.report.key})
     for name, value in evaluation.metrics.items():
         step.reporter.log(f"{arguments.label} {name}: {value:.4g}")
+
+
+def evaluation_precision(asked: str, disk: Path) -> str:
+    """``32``, or ``bf16`` where training may be in half precision and the machine has products for it.
+
+    It depends on nothing that is timed: base and tuned model, measured in steps of their own, get the same.
+    """
+    from tunesmith.compute.machine import detect
+
+    machine = detect(disk)
+    quick = bool(machine.gpus) or any("bf16" in instruction for instruction in machine.instructions)
+    return "bf16" if asked != "32" and quick else "32"
 
 
 if __name__ == "__main__":
