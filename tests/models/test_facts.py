@@ -76,3 +76,14 @@ def test_sizes_must_be_whole_numbers(value: object) -> None:
     with pytest.raises(InvalidModel, match="hidden_size") as caught:
         read_facts({**BASE, "hidden_size": value}, where=Path("config.json"))
     assert caught.value.target == "config.json#hidden_size"
+
+
+def test_families_known_by_heart_are_transformers_own() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from tunesmith.models.catalogue import entries
+    from tunesmith.models.facts import CAUSAL_MODELS
+
+    for model_type, architecture in CAUSAL_MODELS.items():
+        assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type] == architecture
+    assert {model.architecture for model in entries()} <= set(CAUSAL_MODELS.values())

@@ -367,6 +367,46 @@ def test_truncated_file_is_named(part: float, tmp_path: Path, tokens: dict[str, 
     assert caught.value.target == str(path)
 
 
+def test_our_reader_reads_what_the_library_reads(tmp_path: Path, tokens: dict[str, Any]) -> None:
+    from tunesmith.models.sources.gguf_reader import read_gguf
+
+    path = write_gguf(
+        random_model(families()["llama"][0]()),
+        tmp_path / "m.gguf",
+        "llama",
+        tokenizer=tokens,
+        quantisation=Quant.Q8_0,
+        facts={"some.flag": True, "some.number": 7, "some.float": 0.1, "some.floats": [0.5, 1.5], "some.text": "ü"},
+    )
+    theirs = gguf.GGUFReader(path)
+    ours = read_gguf(path)
+    assert ours.metadata == {
+        key: value.contents() for key, value in theirs.fields.items() if not key.startswith("GGUF.")
+    }
+    assert list(ours.tensors) == [tensor.name for tensor in theirs.tensors]
+    for tensor in theirs.tensors:
+        mine = ours.tensors[tensor.name]
+        assert (mine.kind, mine.shape) == (tensor.tensor_type, tuple(reversed(tensor.shape.tolist())))
+        assert ours.data(mine).tobytes() == tensor.data.tobytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GGUF" + (9).to_bytes(4, "little"),
+        b"GGUF" + (3).to_bytes(4, "big") + bytes(16),
+        b"GGUF" + (3).to_bytes(4, "little") + b"\xff" * 16,
+        b"GGUF" + (3).to_bytes(4, "little") + bytes(8) + (1).to_bytes(8, "little") + b"\x01" + bytes(7) + b"\xff" * 9,
+    ],
+    ids=["version", "byte-order", "counts", "text"],
+)
+def test_damaged_header(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(InvalidModel, match=r"cut short or damaged \(") as caught:
+        load(tmp_path / "m.gguf")
+    assert caught.value.target == str(tmp_path / "m.gguf")
+
+
 def test_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"PK\x03\x04" + b"0" * 100)
     with pytest.raises(InvalidModel, match="is no GGUF file"):

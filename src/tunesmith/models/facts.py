@@ -14,6 +14,15 @@ from typing import Any
 from tunesmith.errors import InvalidModel
 
 CONFIG_FILE = "config.json"
+# The families of the catalogue, known without loading transformers' tables, which load torch.
+CAUSAL_MODELS = {
+    "gemma3_text": "Gemma3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 # These rotary scalings state a max_position_embeddings that already counts the stretch.
 _ALREADY_STRETCHED = {"default", "longrope", "su", "llama3", "mrope", "proportional"}
 
@@ -122,11 +131,8 @@ def _context_length(config: Mapping[str, Any], positions: int) -> int:
 def require_native(config: Mapping[str, Any], *, where: Path) -> None:
     """Raise ``InvalidModel`` unless transformers can build this model without code from the model's folder.
 
-    Imports transformers' tables, not torch.
+    A family of the catalogue is known without loading transformers.
     """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     model_type = str(config.get("model_type", ""))
     architecture = _architecture(config, where)
     if config.get("quantization_config"):
@@ -136,6 +142,11 @@ def require_native(config: Mapping[str, Any], *, where: Path) -> None:
             target=f"{where}#quantization_config",
             way_out="import the model's unquantised weights, or its GGUF file",
         )
+    if CAUSAL_MODELS.get(model_type) == architecture:
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
         names = [known] if isinstance(known, str) else list(known)

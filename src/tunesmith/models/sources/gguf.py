@@ -25,21 +25,15 @@ from tunesmith.models.sources.gguf_config import (
     make_config,
     restore,
 )
+from tunesmith.models.sources.gguf_reader import GgufFile, GgufTensor, read_gguf
 from tunesmith.models.weights import DTYPE_BYTES, DTYPE_NAMES, WEIGHTS_FILE, SafetensorsWriter
 
 if TYPE_CHECKING:
     import numpy as np
-    from gguf import GGUFReader, ReaderTensor
     from numpy.typing import NDArray
 
 ROWS_AT_ONCE = 16_384
 """Rows dequantised in one go: bounds memory for large embeddings."""
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a file begins as GGUF files do."""
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +90,16 @@ def convert_gguf(path: Path, into: Path, context: FetchContext, *, shown: Path |
 def _convert(path: Path, into: Path, context: FetchContext) -> Converted:
     from tunesmith.models.sources.gguf_tokenizer import write_tokenizer
 
-    reader = _open(path)
-    meta = {name: value.contents() for name, value in reader.fields.items() if not name.startswith("GGUF.")}
+    file = read_gguf(path)
+    meta, tensors = file.metadata, file.tensors
     family = family_of(meta)
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
     tied = "output.weight" not in tensors
     if "token_embd.weight" not in tensors:
         raise InvalidModel("the GGUF file has no token_embd.weight", way_out="this file holds no whole chat model")
-    vocab_size = int(tensors["token_embd.weight"].shape[1])
-    dtype = _dtype(reader)
-    rotary = {name: _floats(tensors[name]) for name in ROTARY_TENSORS if name in tensors}
+    vocab_size = tensors["token_embd.weight"].shape[0]
+    kinds = sorted({tensor.kind.name for tensor in tensors.values() if len(tensor.shape) > 1})
+    dtype = {("F32",): "F32", ("F16",): "F16"}.get(tuple(kinds), "BF16")
+    rotary = {name: _floats(file, tensors[name])[0] for name in ROTARY_TENSORS if name in tensors}
     config = make_config(meta, family, vocab_size=vocab_size, tied=tied, rotary=rotary, dtype=DTYPE_NAMES[dtype])
     names = expected_tensors(family, config["num_hidden_layers"], tied=tied)
     missing = [name for name in names if name not in tensors]
@@ -120,16 +114,15 @@ def _convert(path: Path, into: Path, context: FetchContext) -> Converted:
     write_tokenizer(meta, into, context_length=config["max_position_embeddings"])
     (into / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    announced = [(names[n], dtype, tuple(int(d) for d in reversed(tensors[n].shape))) for n in names]
-    total = sum(tensors[name].n_elements for name in names) * DTYPE_BYTES[dtype]
+    announced = [(names[n], dtype, tensors[n].shape) for n in names]
+    total = sum(tensors[name].elements for name in names) * DTYPE_BYTES[dtype]
     require_room(into, total, f"the model {context.name!r}")
     done = 0
     with SafetensorsWriter(into / WEIGHTS_FILE, announced) as writer:
         for name in names:
-            writer.write(names[name], _encoded(tensors[name], dtype, family, config))
-            done += tensors[name].n_elements * DTYPE_BYTES[dtype]
+            writer.write(names[name], _encoded(file, tensors[name], dtype, family, config))
+            done += tensors[name].elements * DTYPE_BYTES[dtype]
             context.reporter.progress("convert", done, total, unit="bytes")
-    kinds = sorted({tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1})
     quantised = not {*kinds} <= {"F32", "F16", "BF16"}
     return Converted(
         sha256=sha256_of(path),
@@ -140,55 +133,29 @@ def _convert(path: Path, into: Path, context: FetchContext) -> Converted:
     )
 
 
-def _open(path: Path) -> GGUFReader:
-    from gguf import GGUFReader
-
-    size = path.stat().st_size
-    if not is_gguf(path):
-        raise InvalidModel(
-            "this is no GGUF file: it does not begin with GGUF", way_out="give a file that ends in .gguf"
-        )
-    try:
-        reader = GGUFReader(path)
-        ends = [(tensor.data_offset + tensor.n_bytes, tensor.name) for tensor in reader.tensors]
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, TypeError) as error:
-        raise InvalidModel(
-            f"the GGUF file of {size:,} bytes cannot be read to its end: it was cut short or damaged ({error})",
-            way_out="copy or download the file again",
-        ) from error
-    if ends and max(ends)[0] > size:
-        raise InvalidModel(
-            f"the GGUF file has {size:,} bytes and its tensors need {max(ends)[0]:,}: it was cut short",
-            way_out="copy or download the file again",
-        )
-    return reader
-
-
-def _dtype(reader: GGUFReader) -> str:
-    kinds = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1}
-    return {frozenset({"F32"}): "F32", frozenset({"F16"}): "F16"}.get(frozenset(kinds), "BF16")
-
-
-def _floats(tensor: ReaderTensor) -> NDArray[np.float32]:
+def _floats(file: GgufFile, tensor: GgufTensor, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+    """Rows ``start`` to ``stop`` of a tensor, dequantised; a vector is one row."""
     from gguf import dequantize
 
     try:
-        weights: NDArray[np.float32] = dequantize(tensor.data, tensor.tensor_type)
+        weights: NDArray[np.float32] = dequantize(file.data(tensor, start, stop), tensor.kind)
     except NotImplementedError as error:
         raise InvalidModel(
-            f"the tensor {tensor.name} is stored as {tensor.tensor_type.name}, which cannot be dequantised here",
+            f"the tensor {tensor.name} is stored as {tensor.kind.name}, which cannot be dequantised here",
             way_out="use a GGUF file of another quantisation (Q8_0, Q6_K, Q4_K, F16), or the Hugging Face folder",
         ) from error
     return weights
 
 
-def _encoded(tensor: ReaderTensor, dtype: str, family: Family, config: Mapping[str, Any]) -> Iterator[memoryview]:
+def _encoded(
+    file: GgufFile, tensor: GgufTensor, dtype: str, family: Family, config: Mapping[str, Any]
+) -> Iterator[memoryview]:
     """The tensor's bytes in ``dtype``, a block of rows at a time where no row depends on another."""
-    rows = tensor.data.shape[0]
-    whole = rows <= ROWS_AT_ONCE or tensor.data.ndim < 2
-    for start in range(0, 1 if whole else rows, ROWS_AT_ONCE):
-        part = tensor if whole else tensor._replace(data=tensor.data[start : start + ROWS_AT_ONCE])
-        yield _bytes(restore(tensor.name, _floats(part), family, config), dtype, tensor.name)
+    rows = tensor.elements // tensor.shape[-1]
+    step = ROWS_AT_ONCE if rows > ROWS_AT_ONCE else max(rows, 1)
+    for start in range(0, rows, step):
+        weights = restore(tensor.name, _floats(file, tensor, start, start + step), family, config)
+        yield _bytes(weights, dtype, tensor.name)
 
 
 def _bytes(weights: NDArray[np.float32], dtype: str, name: str) -> memoryview:

@@ -9,7 +9,8 @@ from tunesmith.errors import UserError
 from tunesmith.models.package import MLMODEL_FILE
 from tunesmith.models.sources.base import Source
 from tunesmith.models.sources.folder import FolderSource
-from tunesmith.models.sources.gguf import GgufSource, is_gguf
+from tunesmith.models.sources.gguf import GgufSource
+from tunesmith.models.sources.gguf_reader import is_gguf
 from tunesmith.models.sources.hub import HubSource
 from tunesmith.models.sources.mlflow import MlflowSource
 from tunesmith.models.sources.wheel import WheelSource
