@@ -20,8 +20,8 @@ def render() -> str:
         "",
         "Made from the commands themselves by `make docs`; a test keeps it true.",
         "",
-        "Global options may stand before or after the command. Exit codes: 0 done, 1 the work failed, 2 a mistake in the",
-        "input or the call, 130 interrupted. With `--json` standard output is JSON alone.",
+        "Global options may stand before or after the command. Exit codes: 0 done, 1 the work failed, 2 a mistake in",
+        "the input or the call, 130 interrupted. With `--json` standard output is JSON alone.",
         "",
     ]
     lines += _section(root, "tunesmith", 2)

@@ -133,6 +133,8 @@ class Quickstart:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in chosen.left_out.items())
         self._say(f"{chosen.taken:,} of {chosen.read:,} conversations taken; left out: {left_out}")
         share = plan.HELD_OUT / chosen.taken
+        for part in plan.DATA:
+            (folder / f"{part}.jsonl").unlink(missing_ok=True)  # of an earlier run with another number of them
         parts = split(
             chosen.path,
             folder,
