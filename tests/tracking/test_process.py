@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,15 +17,7 @@ from tunesmith.errors import Unavailable
 from tunesmith.pipelines.graph import Graph
 from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.tracking.process import MlflowProcess
-from tunesmith.tracking.rest import MlflowRest
 from tunesmith.workspace import Services
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """A workspace whose MLflow may be killed."""
-    with temporary_workspace(tmp_path_factory.mktemp("process") / "home") as services:
-        yield services
 
 
 def test_nothing_runs_before_it_is_needed(tmp_path: Path) -> None:
@@ -60,34 +50,33 @@ def test_it_answers_to_its_own_server_only(workspace: Services) -> None:
     assert process.environ()["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-@pytest.mark.heavy
-def test_one_that_was_killed_is_started_again_with_all_it_had(workspace: Services) -> None:
-    rest = MlflowRest(workspace.tracking.ensure_running(), workspace.tracking.map_path(""))
-    experiment = rest.experiment("kept")
-    rest.close()
-    pid = workspace.tracking.status().pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: not workspace.tracking.status().running, "it has ended")
-    again = MlflowRest(workspace.tracking.ensure_running(), workspace.tracking.map_path(""))
-    assert workspace.tracking.status().pid != pid
-    assert again.experiment("kept") == experiment
-    again.close()
-
-
-@pytest.mark.heavy
-def test_it_ends_with_its_server_however_that_ends(tmp_path: Path) -> None:
-    code = f"""
-import os, signal
+KILLS = """
+import os, signal, sys, time
 from pathlib import Path
 from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.tracking.process import MlflowProcess
-process = MlflowProcess(WorkspacePaths(Path({str(tmp_path)!r})))
-process.ensure_running()
+
+process = MlflowProcess(WorkspacePaths(Path(sys.argv[1])))
+
+def experiment():
+    rest = MlflowRest(process.ensure_running(), process.map_path(""))
+    return rest.experiment("kept")
+
+before, first = experiment(), process.pid
+os.kill(first, signal.SIGKILL)
+while process.running:
+    time.sleep(0.01)
+assert experiment() == before
+assert process.pid != first
 print(process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.heavy
+def test_one_that_was_killed_is_started_again_and_it_ends_with_its_server(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLS, str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == -signal.SIGKILL, answer.stderr
     pid = int(answer.stdout)
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "it has ended")
