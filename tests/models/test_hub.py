@@ -53,6 +53,9 @@ def load(tmp_path: Path, listener: Listener) -> Importer:
 def test_repository_becomes_a_package_pinned_to_its_commit(hub: FakeHub, load: Importer, tiny_llama: Path) -> None:
     (tiny_llama / "pytorch_model.bin").write_bytes(b"\x80")
     (tiny_llama / "modeling.py").write_text("x")
+    (tiny_llama / "additional_chat_templates").mkdir()
+    template = (tiny_llama / "chat_template.jinja").read_text()
+    (tiny_llama / "additional_chat_templates" / "tool_use.jinja").write_text(template)
     (tiny_llama / "original").mkdir()
     (tiny_llama / "original" / "consolidated.00.pth").write_bytes(b"\x80")
     (tiny_llama / "original" / "params.json").write_text("{}")
@@ -60,7 +63,7 @@ def test_repository_becomes_a_package_pinned_to_its_commit(hub: FakeHub, load: I
     assert package.manifest.origin.source == "hf://acme/tiny"
     assert package.manifest.origin.revision == hub.repositories["acme/tiny"].commit
     assert package.manifest.license == "mit"
-    assert {path.name for path in package.path.iterdir()} == {*package.manifest.files, "package.json"}
+    assert "additional_chat_templates/tool_use.jinja" in package.manifest.files
     for never in ("pytorch_model.bin", "modeling.py", "original"):
         assert hub.asked(never) == 0
     assert all(f"/resolve/{package.manifest.origin.revision}/" in path for path in hub.requests if "/resolve/" in path)
@@ -153,6 +156,20 @@ def test_pickle_only_repository_is_refused_before_any_download(hub: FakeHub, loa
     with pytest.raises(InvalidModel, match=r"only pickled weights \(pytorch_model.bin\)"):
         load()
     assert hub.asked("/resolve/") == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["LICENSE/../../../evil", "additional_chat_templates/../../x.jinja", "..\\x.safetensors"]
+)
+def test_hub_cannot_name_files_outside(hub: FakeHub, load: Importer, name: str) -> None:
+    hub.more_names.append(name)
+    try:
+        package = load()
+    except InvalidModel as error:
+        assert "leads out of the folder" in error.message
+    else:
+        assert name not in package.manifest.files
+    assert hub.asked("evil") == hub.asked("x.jinja") == hub.asked("x.safetensors") == 0
 
 
 def test_hub_in_trouble(hub: FakeHub, load: Importer) -> None:

@@ -161,6 +161,16 @@ def test_shards_and_odd_names(tiny_llama: Path, into: Path) -> None:
     assert lone.manifest.parameter_count == sharded.manifest.parameter_count
 
 
+def test_template_for_tools_comes_along(tiny_llama: Path, into: Path) -> None:
+    (tiny_llama / "additional_chat_templates").mkdir()
+    for name in ("tool_use.jinja", "notes.txt"):
+        (tiny_llama / "additional_chat_templates" / name).write_text((tiny_llama / "chat_template.jinja").read_text())
+    package = load(tiny_llama, into)
+    assert "additional_chat_templates/tool_use.jinja" in package.manifest.files
+    assert not any("notes" in name for name in package.manifest.files)
+    assert package.tokenizer().contract.tool_template is not None
+
+
 def test_package_and_mlflow_folder_can_be_imported_again(llama: ModelPackage, into: Path) -> None:
     again = load(llama.path, into)
     assert again.sha256 == llama.sha256

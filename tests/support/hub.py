@@ -47,6 +47,8 @@ class FakeHub:
     """File name → after how many bytes the next answer breaks off, once."""
     lies: dict[str, bytes] = field(default_factory=dict)
     """File name → other content than its checksum promises."""
+    more_names: list[str] = field(default_factory=list)
+    """Names that the answers list beside the real files."""
     status: int | None = None
     """When set, everything is answered with it."""
 
@@ -128,6 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
                 sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
                 entry["lfs"] = {"sha256": sha256, "size": path.stat().st_size, "pointerSize": 134}
             siblings.append(entry)
+        siblings += [{"rfilename": other, "size": 1, "blobId": "0" * 40} for other in self.state.more_names]
         body = {
             "id": name,
             "modelId": name,

@@ -31,13 +31,22 @@ TOKENIZER_PATTERNS = (
     "chat_template.json",
 )
 PAPER_PATTERNS = ("LICENSE*", "NOTICE*", "README.md", "USE_POLICY*")
-WANTED = (*CONFIG_PATTERNS, *TOKENIZER_PATTERNS, *PAPER_PATTERNS)
+MORE_TEMPLATES = "additional_chat_templates"
+"""Templates beside the first, such as one for tools."""
+WANTED = (*CONFIG_PATTERNS, *TOKENIZER_PATTERNS, *PAPER_PATTERNS, f"{MORE_TEMPLATES}/*.jinja")
 """What a package takes from a folder beside its weights. No code, no pickles."""
 
 
 def wanted(name: str) -> bool:
-    """Whether a top-level file belongs into a package, weights apart."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in WANTED)
+    """Whether a file, by its path in the folder, belongs into a package, weights apart."""
+    return any(name.count("/") == p.count("/") and fnmatch.fnmatchcase(name, p) for p in WANTED)
+
+
+def wanted_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder that belong into a package by the names they get, weights apart."""
+    there = [*folder.iterdir(), *folder.glob(f"{MORE_TEMPLATES}/*.jinja")]
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(there) if path.is_file()}
+    return {name: path for name, path in names.items() if wanted(name)}
 
 
 def license_of(readme: Path) -> str:
@@ -61,7 +70,7 @@ class FolderSource:
         """The files to take by the name they get. Weights come from ``path``, a lone weight file gets the usual
         name."""
         weights = weight_files(self.path)
-        files = {path.name: path for path in sorted(self.path.iterdir()) if path.is_file() and wanted(path.name)}
+        files = wanted_files(self.path)
         if len(weights) == 1 and not (self.path / INDEX_FILE).is_file():
             files[WEIGHTS_FILE] = self.path / weights[0]
         else:

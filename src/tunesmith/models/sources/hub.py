@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import InvalidModel, NotAllowed, NotAuthenticated, NotFound, TunesmithError, Unreachable
-from tunesmith.models.files import link_or_copy, require_room, sha256_of
+from tunesmith.models.files import link_or_copy, require_room, safe_relative, sha256_of
 from tunesmith.models.package import Manifest, Origin
 from tunesmith.models.sources.base import FetchContext, Fetched
 from tunesmith.models.sources.folder import license_of, wanted
@@ -46,6 +46,8 @@ class HubSource:
         info = self._info(context)
         commit = str(info.sha)
         siblings = self._choose(info)
+        for sibling in siblings:
+            safe_relative(sibling.rfilename, where=Path(self.text))
         sizes = {sibling.rfilename: int(sibling.size or 0) for sibling in siblings}
         kept = context.downloads / "hub" / f"{self.repo.replace('/', '--')}@{commit}"
         require_room(context.downloads, sum(sizes.values()), f"the model {context.name!r}")
@@ -64,6 +66,7 @@ class HubSource:
         if len(weights) == 1 and INDEX_FILE not in names:
             names[weights[0]] = WEIGHTS_FILE
         for name, new_name in names.items():
+            (into / new_name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(kept / name, into / new_name)
         return Fetched(
             origin=Origin(source=self.text, revision=commit),
@@ -132,7 +135,7 @@ class HubSource:
             )
         if WEIGHTS_FILE in names and INDEX_FILE not in names:
             weights = [s for s in weights if s.rfilename == WEIGHTS_FILE]
-        rest = [s for s in files if wanted(s.rfilename) or s.rfilename == INDEX_FILE]
+        rest = [s for s in info.siblings or [] if wanted(s.rfilename) or s.rfilename == INDEX_FILE]
         return sorted([*rest, *weights], key=lambda sibling: sibling.size or 0)
 
     def _download(self, name: str, commit: str, kept: Path, progress: _Progress, context: FetchContext) -> Path:

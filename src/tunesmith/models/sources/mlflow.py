@@ -11,7 +11,7 @@ import yaml
 from tunesmith.errors import InvalidModel
 from tunesmith.models.package import MANIFEST_FILE, MLFLOW_PACKAGE_FOLDER, MLMODEL_FILE, Manifest, Origin
 from tunesmith.models.sources.base import FetchContext, Fetched
-from tunesmith.models.sources.folder import FolderSource, content_sha256, copy_files, license_of, wanted
+from tunesmith.models.sources.folder import FolderSource, content_sha256, copy_files, license_of, wanted_files
 from tunesmith.models.weights import INDEX_FILE, WEIGHTS_FILE, read_tensors, weight_files
 
 _AZURE_FLAVORS = ("hftransformersv2", "hftransformers")
@@ -66,12 +66,9 @@ class MlflowSource:
     def _files(self) -> dict[str, Path]:
         folders = self._folders()
         weights = weight_files(folders[0])
-        files = {
-            path.name: path
-            for folder in reversed(folders)
-            for path in sorted(folder.iterdir())
-            if path.is_file() and wanted(path.name)
-        }
+        files: dict[str, Path] = {}
+        for folder in reversed(folders):
+            files |= wanted_files(folder)
         if len(weights) == 1 and not (folders[0] / INDEX_FILE).is_file():
             files[WEIGHTS_FILE] = folders[0] / weights[0]
         else:
