@@ -72,9 +72,15 @@ def test_the_life_of_a_deployment(house: House) -> None:
         assert house.ready("life", "blue").ready_instances == 2
         assert first.pid is not None
         os.kill(first.pid, signal.SIGKILL)
-        until(lambda: has_ended(first.pid), "the killed process to be reaped")
-        again = next(one for one in ready(house, "life", "blue", 2) if one.id == first.id)
-        assert again.restarts == 1
+
+        def restarted() -> Instance | None:
+            found = [one for one in house.service.get_deployment("life", "blue").instances if one.restarts == 1]
+            return found[0] if found and found[0].state == "Ready" else None
+
+        again = until(restarted, "the killed instance to be back")
+        assert again.id == first.id
+        assert has_ended(first.pid)
+        assert len(ready(house, "life", "blue", 2)) == 2
         assert again.pid != first.pid
         assert again.error is not None
         assert "was ended by SIGKILL" in again.error["message"]

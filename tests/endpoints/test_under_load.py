@@ -115,7 +115,12 @@ def kill_one_and_roll(house: House, streams: Streams) -> int:
     streams.more(STREAMS)
     cut = streams.outcomes.total() - streams.outcomes["ok"]
     assert cut == streams.outcomes["ModelFailed"] <= STREAMS, streams.outcomes
-    until(lambda: house.service.get_deployment("busy", "blue").ready_instances == 2, "the dead one to be back")
+
+    def back() -> bool:
+        there = house.service.get_deployment("busy", "blue").instances
+        return sum(one.restarts for one in there) == 1 and all(one.state == "Ready" for one in there)
+
+    until(back, "the dead one to be back")
     house.service.update_deployment("busy", "blue", UpdateDeployment(environment_variables={"ROLLED": "1"}))
     house.ready("busy", "blue")
 
