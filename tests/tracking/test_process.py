@@ -55,6 +55,7 @@ import os, signal, sys, time
 from pathlib import Path
 from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.tracking.process import MlflowProcess
+from tunesmith.tracking.rest import MlflowRest
 
 process = MlflowProcess(WorkspacePaths(Path(sys.argv[1])))
 

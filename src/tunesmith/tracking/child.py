@@ -97,8 +97,6 @@ def main(arguments: list[str]) -> None:
     if not secret:
         sys.exit("no secret on standard input")
     os.environ.update(configuration(folder))
-    # Training has the first word on the processor.
-    os.nice(5)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(256)
@@ -138,6 +136,8 @@ async def _serve(folder: Path, secret: str, listening: socket.socket) -> None:
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     if not serving.done():
+        # From here on training has the first word on the processor; until here somebody waits for us.
+        os.nice(5)
         write_json(folder / "child.json", {"port": listening.getsockname()[1], "pid": os.getpid()})
     await serving
 
