@@ -214,7 +214,7 @@ class JsonArray:
             return self._cut(error.msg)
         line = self._line + self._text.count("\n", self._position, error.pos)
         column = error.pos - self._text.rfind("\n", 0, error.pos)
-        fault = self._wrong(f"{error.msg} at column {column}")
+        fault = self._wrong(f"{error.msg.removesuffix(' at')} at column {column}")
         return Fault(fault.message, self._place(line), fault.code, fault.way_out)
 
 

@@ -267,15 +267,16 @@ def json_fault(line: bytes, place: str, error: Exception) -> Fault:
     """What is wrong with a line that is not JSON, as exactly as can be told."""
     if (wrong := encoding_fault(line, place)) is not None:
         return wrong
-    text = line.decode("utf-8")
+    text = line.decode("utf-8").rstrip()
     try:
         json.loads(text)
     except RecursionError:
         return Fault("nested too deep", place, "InvalidJson", "one conversation a line")
     except json.JSONDecodeError as exact:
-        cut = exact.pos >= len(text.rstrip()) or exact.msg.startswith("Unterminated")
+        cut = exact.pos >= len(text) or exact.msg.startswith("Unterminated")
         return Fault(
-            f"not valid JSON: {exact.msg} at column {exact.pos + 1}" + ("; the row is cut short" if cut else ""),
+            f"not valid JSON: {exact.msg.removesuffix(' at')} at column {exact.pos + 1}"
+            + ("; the row is cut short" if cut else ""),
             place,
             "InvalidJson",
             _json_way_out(line.strip()),

@@ -103,7 +103,7 @@ def sniff(head: bytes, path: Path, *, name: str) -> FileFormat:
 def _binary(sample: bytes, name: str) -> InvalidData:
     """UTF-16 without its mark has a zero in nearly every second byte."""
     for begin, encoding in ((1, "UTF-16LE"), (0, "UTF-16BE")):
-        if sample[begin::2].count(0) > len(sample) // 3:
+        if sample[begin::2].count(0) > len(sample) // 3 and sample[1 - begin :: 2].count(0) < len(sample) // 8:
             return InvalidData(
                 f"the file is {encoding} (without a mark), not UTF-8",
                 target=name,

@@ -21,10 +21,11 @@ class Histogram:
         """The histogram of lengths, none of them negative; empty for none."""
         if lengths.size == 0:
             return cls()
-        edges = [1 << max(0, int(lengths.min()).bit_length() - 1)]
+        shortest = int(lengths.min())
+        edges = [1 << (shortest.bit_length() - 1) if shortest else 0]
         while edges[-1] <= int(lengths.max()):
-            edges.append(edges[-1] * 2)
-        counts, _ = np.histogram(np.maximum(lengths, edges[0]), bins=np.array(edges))
+            edges.append(edges[-1] * 2 or 1)
+        counts, _ = np.histogram(lengths, bins=np.array(edges))
         return cls(tuple(edges), tuple(counts.tolist()))
 
     @classmethod
