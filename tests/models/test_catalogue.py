@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,3 +96,10 @@ def test_unknown_name_gets_near_ones() -> None:
     with pytest.raises(NotFound) as caught:
         entry("zzzzzz")
     assert "SmolLM2-135M-Instruct" in str(caught.value.way_out)
+
+
+@each
+def test_documentation_has_the_model_in_its_table(model: CatalogueEntry) -> None:
+    page = Path(__file__).parents[2] / "docs" / "models.md"
+    row = f"| {model.name} | {model.parameter_count:,} | {model.context_length:,} | {model.license} |"
+    assert row in page.read_text(encoding="utf-8")
