@@ -105,7 +105,7 @@ def random_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int =
                 "layer_types": ["sliding_attention", "full_attention"],
             },
         ),
-        "gpt2": ("GPT2", {}),
+        "gemma2": ("Gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 16}),
         "granite": ("Granite", {"logits_scaling": 4.0}),
     }
     name, more = kinds[family]

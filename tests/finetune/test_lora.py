@@ -46,6 +46,9 @@ def test_a_fresh_adapter_changes_nothing() -> None:
     torch.testing.assert_close(model(ids).logits, plain)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing.:FutureWarning"
+)  # PEFT asks transformers by the old name
 @pytest.mark.parametrize(
     "values",
     [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_target_modules": "q_proj,down_proj"}],

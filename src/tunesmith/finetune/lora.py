@@ -155,6 +155,7 @@ def add_adapters(model: nn.Module, parameters: FinetuneParameters) -> list[str]:
             dropout=parameters.lora_dropout,
             dora=parameters.use_dora,
         )
+        layer.train(model.training)
         setattr(model.get_submodule(parent) if parent else model, leaf, layer)
     return chosen
 

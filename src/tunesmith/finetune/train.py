@@ -139,7 +139,7 @@ def prepare(
         for weight in model.parameters():
             weight.requires_grad_(True)
     if parameters.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     forward = ChatForward(
         model,
         wanted=parameters.attention,
@@ -161,6 +161,14 @@ def prepare(
         piece_tokens=PIECE_TOKENS if on_cpu else None,
         identity=identity,
     )
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Keep only each layer's input for the backward pass; ``gradient_checkpointing``."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def rows_sha256(rows: Rows) -> str:
