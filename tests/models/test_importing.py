@@ -293,3 +293,48 @@ def test_weights_larger_than_the_disk_are_refused_before_copying(tiny_llama: Pat
         load(tiny_llama, into)
     assert caught.value.extra["needed"] > caught.value.extra["free"]
     assert tree(into) == []
+
+
+DISK_FULL = """
+    import resource, signal, sys
+    from pathlib import Path
+    from tunesmith.errors import DiskFull
+    from tunesmith.models import ModelPackage, import_model, load_model, save_package
+
+    root = Path(sys.argv[1])
+    package = import_model(sys.argv[2], root / "whole", downloads=root / "downloads", name="tiny")
+    model = load_model(package)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # from here on no file grows beyond 100 kB
+    for work in (
+        lambda: import_model(sys.argv[2], root / "half", downloads=root / "downloads", name="tiny"),
+        lambda: save_package(model, root / "half", like=package),
+    ):
+        try:
+            work()
+        except DiskFull as error:
+            print(error.message)
+    print(sorted(path.name for path in root.iterdir()))
+"""
+
+
+@pytest.mark.heavy
+def test_disk_that_fills_while_writing_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+    import textwrap
+
+    (tmp_path / "root").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DISK_FULL), str(tmp_path / "root"), str(tiny_llama)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == [
+        "no room to write the model 'tiny'",
+        "no room to write the tuned tiny",
+    ]
+    assert lines[2] == "['downloads', 'whole']"

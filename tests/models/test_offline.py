@@ -8,6 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from tests.models.adapters import random_adapter
 from tunesmith.models import ModelPackage
 
@@ -42,6 +44,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.heavy
 def test_load_save_merge_and_mlflow_ask_no_network(llama: ModelPackage, tmp_path: Path) -> None:
     adapter = random_adapter(llama, tmp_path / "adapter")
     # HF_HUB_OFFLINE is not set: nothing may lean on it. A base named like a hub's repository tempts PEFT to ask.
