@@ -278,9 +278,18 @@ def _services(
             folder=paths.endpoints,
             base_url=lambda: address.url if (address := _server(paths)) else "",
             describe_instance_type=instance_type_difference,
+            probes_of=lambda model: _greedy_probes(paths, model),
         ),
         tracking=tracking,
     )
+
+
+def _greedy_probes(paths: WorkspacePaths, model: ModelVersion) -> Path | None:
+    """The evaluation that recorded the model's greedy answers, where its job still has it."""
+    if model.lineage is None or model.lineage.job is None:
+        return None
+    folder = paths.job_output(model.lineage.job, "evaluation_result")
+    return folder if folder.is_dir() else None
 
 
 def _workspace_file(paths: WorkspacePaths, name: str) -> WorkspaceFile:

@@ -21,6 +21,11 @@ _MODULE = "tunesmith.endpoints.instance"
 _KEPT_FROM_INSTANCES = ("TUNESMITH_TOKEN", "TUNESMITH_DATABASE_URL", "TUNESMITH_ARTIFACT_URL")
 
 
+_ALWAYS = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+# Waiting threads sleep (OMP_WAIT_POLICY) unless the server was told otherwise: spinning ones would take the cores from
+# a job that trains beside the instance.
+
+
 class InstanceProcess:
     """A living or dead process of an instance."""
 
@@ -43,7 +48,7 @@ class InstanceProcess:
                 stderr=log,
                 start_new_session=True,
                 cwd=folder,
-                env={**inherited, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **environment},
+                env={"OMP_WAIT_POLICY": "PASSIVE", **inherited, **_ALWAYS, **environment},
             )
         try:
             started = psutil.Process(child.pid).create_time()
