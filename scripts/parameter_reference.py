@@ -35,7 +35,7 @@ def render() -> str:
     """The page as Markdown."""
     from tunesmith.components.catalogue import entries
     from tunesmith.finetune.inputs import INPUTS
-    from tunesmith.pipelines.schema import parse_component
+    from tunesmith.pipelines.parsing import parse_component
 
     spec = next(entry for entry in entries() if entry.name == "chat_completion_pipeline")
     component = parse_component(spec.spec)

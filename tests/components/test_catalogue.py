@@ -16,7 +16,8 @@ from tunesmith.finetune.inputs import INPUTS, PIPELINE_INPUTS
 from tunesmith.pipelines import expressions
 from tunesmith.pipelines.cache import MODULES
 from tunesmith.pipelines.fingerprints import hash_modules
-from tunesmith.pipelines.schema import CommandComponent, PipelineComponent, parse_component
+from tunesmith.pipelines.parsing import parse_component
+from tunesmith.pipelines.schema import CommandComponent, PipelineComponent
 
 AZURE: dict[str, Any] = json.loads(Path(__file__).with_name("chat_completion_pipeline.json").read_text())
 COMPONENTS = {entry.name: parse_component(entry.spec) for entry in entries()}

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from tunesmith.errors import Fault, NotFound
+from tunesmith.pipelines.parsing import parse_component
 from tunesmith.pipelines.resolver import ResolvedComponent, ResolvedCompute, ResolvedPath, component_sha256
-from tunesmith.pipelines.schema import parse_component
 from tunesmith.pipelines.service import JobService
 from tunesmith.records.jobs import Job
 from tunesmith.storage.artifacts import ArtifactStore

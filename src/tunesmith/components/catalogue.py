@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+from tunesmith.pipelines.parsing import parse_component
 from tunesmith.pipelines.resolver import component_sha256
-from tunesmith.pipelines.schema import load_spec, parse_component
+from tunesmith.pipelines.schema import load_spec
 from tunesmith.records.assets import SYSTEM_REGISTRY, ComponentVersion
 
 SPECS = Path(__file__).parent / "specs"

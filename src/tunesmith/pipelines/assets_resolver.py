@@ -15,8 +15,9 @@ from tunesmith.assets.sources import Sources
 from tunesmith.compute.service import ComputeService
 from tunesmith.errors import Fault, ValidationFailed
 from tunesmith.pipelines.graph import ModelSource
+from tunesmith.pipelines.parsing import parse_component
 from tunesmith.pipelines.resolver import ResolvedComponent, ResolvedCompute, ResolvedPath, component_sha256
-from tunesmith.pipelines.schema import PipelineComponent, parse_component
+from tunesmith.pipelines.schema import PipelineComponent
 from tunesmith.pipelines.values import MODEL_TYPES
 from tunesmith.records.assets import ModelVersion
 

@@ -8,7 +8,7 @@ the folders of jobs; an entry whose files are gone or have other sizes does not 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +84,15 @@ class Place:
 
 
 class StepCache:
-    """Entries in ``<home>/cache/steps``, and the hashes that keys are made of."""
+    """Entries in ``<home>/cache/steps``, and the hashes that keys are made of.
 
-    def __init__(self, folder: Path, hash_cache: Path) -> None:
+    ``lock`` tells what is installed; it is asked once.
+    """
+
+    def __init__(self, folder: Path, hash_cache: Path, *, lock: Callable[[], list[str]] = environment_lock) -> None:
         self._folder = folder
         self._hasher = Hasher(hash_cache)
+        self._read_lock = lock
         self._lock: list[str] | None = None
 
     def output(self, path: Path, type: str) -> CachedOutput:
@@ -135,7 +139,7 @@ class StepCache:
     def environment(self, step: GraphStep) -> str:
         """Hash of what is installed and of the environment that the component names."""
         if self._lock is None:
-            self._lock = environment_lock()
+            self._lock = self._read_lock()
         lock = "\n".join(self._lock)
         sha256 = text_sha256(lock)
         kept = self._folder.parent / "environments" / f"{sha256}.txt"

@@ -13,53 +13,23 @@ from typing import Any
 
 from tunesmith.errors import Fault, TunesmithError, ValidationFailed
 from tunesmith.pipelines import expressions
+from tunesmith.pipelines.binding import FAULTY, Binder, Faulty, Given, Value
 from tunesmith.pipelines.expressions import Expression, ExpressionError
-from tunesmith.pipelines.graph import Binding, Graph, GraphOutput, GraphStep, LiteralInput, OutputInput, PathInput
+from tunesmith.pipelines.graph import Graph, GraphOutput, GraphStep, LiteralInput, OutputInput
+from tunesmith.pipelines.parsing import parse_component, parse_node
 from tunesmith.pipelines.resolver import ResolvedComponent, Resolver, component_sha256
-from tunesmith.pipelines.schema import (
-    CommandComponent,
-    Component,
-    InputSpec,
-    NodeSpec,
-    PipelineComponent,
-    load_spec,
-    parse_component,
-    parse_node,
-)
-from tunesmith.pipelines.values import LITERAL_TYPES, PATH_TYPES, canonical, did_you_mean, show
+from tunesmith.pipelines.schema import CommandComponent, NodeSpec, PipelineComponent, load_spec
+from tunesmith.pipelines.values import did_you_mean, show
 from tunesmith.records.jobs import Notice, SubmitJob
 
 SERVERLESS = "serverless"
-IMPORTS = "imports_models"
-"""Property of a component that may be given a model whose weights are not here yet."""
-CHECK = "check"
-"""Property of a component that names a rule for its values."""
-FILE_TYPES = ("uri_file",)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A raw value from outside, with the field it was given in."""
-
-    value: Any
-    target: str
-    base: Path | None
-    """Where a relative path in it starts."""
-
-
-class _Faulty:
-    """Stands for a value whose fault is already known, so that it is told once."""
-
-
-_FAULTY = _Faulty()
-_Value = Given | LiteralInput | PathInput | OutputInput | _Faulty | None
 
 
 @dataclass(slots=True)
 class _Scope:
     """What the nodes of one pipeline see."""
 
-    inputs: Mapping[str, _Value]
+    inputs: Mapping[str, Value]
     prefix: str
     """Before the names of steps."""
     place: str
@@ -87,36 +57,22 @@ def build_graph(request: SubmitJob, resolver: Resolver) -> Graph:
     return graph
 
 
-class _Builder:
+class _Builder(Binder):
     def __init__(self, request: SubmitJob, resolver: Resolver) -> None:
+        super().__init__(resolver)
         self.request = request
-        self.resolver = resolver
-        self.faults: list[Fault] = []
         self.notices: list[Notice] = []
         self.steps: list[GraphStep] = []
         self.base = Path(request.base_path) if request.base_path else None
         self._opening: list[str] = []
         self._computes: dict[str, str] = {}
 
-    def fault(self, target: str, message: str, way_out: str | None = None, code: str = "Invalid") -> None:
-        self.faults.append(Fault(message, target, code, way_out))
-
-    def error(self, target: str, error: TunesmithError) -> None:
-        """Keep the faults of another room's error under this field."""
-        if error.details:
-            for fault in error.details:
-                place = f"{target}: {fault.target}" if fault.target else target
-                self.faults.append(Fault(fault.message, place, fault.code, fault.way_out))
-            return
-        message = f"{error.target}: {error.message}" if error.target else error.message
-        self.faults.append(Fault(message, target, error.code, error.way_out))
-
     # ── the job ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def build(self) -> Graph:
         request = self.request
         compute = request.compute or request.settings.default_compute or "local"
-        inputs: dict[str, _Value] = {
+        inputs: dict[str, Value] = {
             name: Given(value, f"inputs.{name}", self.base) for name, value in request.inputs.items()
         }
         scope = _Scope(inputs, "", "", self.base, compute)
@@ -183,7 +139,7 @@ class _Builder:
         if found is None:
             return {}
         name = found.component.name or "command"
-        values: dict[str, _Value] = dict(scope.inputs)
+        values: dict[str, Value] = dict(scope.inputs)
         made = self.place_component(found, values, node, scope, name, place="")
         outputs = {
             key: GraphOutput(type=bound.type, step=bound.step, output=bound.output) for key, bound in made.items()
@@ -301,7 +257,7 @@ class _Builder:
 
     # ── values ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def from_node(self, value: Any, scope: _Scope, target: str) -> _Value:
+    def from_node(self, value: Any, scope: _Scope, target: str) -> Value:
         """What a node's input is given: an expression is followed, anything else stays as it is."""
         inner = value.get("path") if isinstance(value, Mapping) else value
         if not isinstance(inner, str) or not expressions.contains(inner):
@@ -313,15 +269,15 @@ class _Builder:
             return Given(expressions.substitute(inner, lambda e: self.text_of(e, scope, target)), target, scope.base)
         except ExpressionError as error:
             self.fault(target, str(error), "known: ${{parent.inputs.x}}, ${{parent.jobs.node.outputs.x}}")
-            return _FAULTY
+            return FAULTY
 
-    def follow(self, expression: Expression, scope: _Scope, target: str) -> _Value:
+    def follow(self, expression: Expression, scope: _Scope, target: str) -> Value:
         if expression.form == "parent_input":
             name = expression.names[0]
             if name not in scope.inputs:
                 hint = did_you_mean(name, scope.inputs) or f"inputs: {', '.join(scope.inputs) or 'none'}"
                 self.fault(target, f"the pipeline has no input {name!r}", hint, "UnknownName")
-                return _FAULTY
+                return FAULTY
             scope.used.add(name)
             return scope.inputs[name]
         if expression.form == "node_output":
@@ -335,7 +291,7 @@ class _Builder:
                     self.fault(target, f"the node {node!r} has no output {output!r}", hint, "UnknownName")
             elif not self.faults:
                 self.fault(target, f"there is no node {node!r}", did_you_mean(node, scope.made), "UnknownName")
-            return _FAULTY
+            return FAULTY
         if expression.form == "name":
             return Given("${{name}}", target, scope.base)
         raise ExpressionError(f"{expression.text} has no meaning in a node")
@@ -347,7 +303,7 @@ class _Builder:
             return value.value
         if isinstance(value, Given) and isinstance(value.value, str | int | float):
             return str(value.value)
-        if value is not None and not isinstance(value, _Faulty):
+        if value is not None and not isinstance(value, Faulty):
             self.fault(target, f"{expression.text} is no text and cannot be part of one")
         return ""
 
@@ -356,7 +312,7 @@ class _Builder:
     def place_component(
         self,
         found: ResolvedComponent,
-        values: Mapping[str, _Value],
+        values: Mapping[str, Value],
         node: NodeSpec,
         scope: _Scope,
         name: str,
@@ -406,7 +362,7 @@ class _Builder:
                 code=str(found.code) if found.code else None,
                 environment=component.environment,
                 environment_variables={**component.environment_variables, **node.environment_variables},
-                inputs={key: value for key, value in bound.items() if not isinstance(value, _Faulty)},
+                inputs={key: value for key, value in bound.items() if not isinstance(value, Faulty)},
                 outputs={key: spec.type for key, spec in component.outputs.items()},
                 deterministic=component.is_deterministic,
                 properties=dict(component.properties),
@@ -417,170 +373,6 @@ class _Builder:
             )
         )
         return {key: OutputInput(type=spec.type, step=path, output=key) for key, spec in component.outputs.items()}
-
-    def bind_inputs(
-        self, component: Component, values: Mapping[str, _Value], place: str
-    ) -> dict[str, Binding | _Faulty]:
-        bound: dict[str, Binding | _Faulty] = {}
-        for key in values:
-            if key not in component.inputs:
-                self.fault(
-                    f"{place}inputs.{key}",
-                    f"the component {component.name} has no input {key!r}",
-                    did_you_mean(key, component.inputs) or f"inputs: {', '.join(component.inputs) or 'none'}",
-                    "UnknownName",
-                )
-        for key, spec in component.inputs.items():
-            value = values.get(key)
-            target = value.target if isinstance(value, Given) else f"{place}inputs.{key}"
-            if isinstance(value, Given) and value.value is None:
-                value = None
-            if value is None:
-                if spec.default is not None:
-                    bound[key] = LiteralInput(type=spec.type, value=spec.default)
-                elif not spec.optional:
-                    self.fault(target, f"is required by {component.name}: a {spec.type}", code="Required")
-                    bound[key] = _FAULTY
-                continue
-            bound[key] = self.bind(spec, value, target)
-        return bound
-
-    def bind(self, spec: InputSpec, value: _Value, target: str) -> Binding | _Faulty:
-        """The binding of one given value to one declared input."""
-        if isinstance(value, _Faulty) or value is None:
-            return _FAULTY
-        if isinstance(value, OutputInput | PathInput):
-            if spec.literal:
-                self.fault(target, f"must be a {spec.type}, and a file or folder is given")
-                return _FAULTY
-            if (value.type in FILE_TYPES) != (spec.type in FILE_TYPES):
-                self.fault(target, f"must be a {spec.type}, and a {value.type} is given")
-                return _FAULTY
-            return value
-        if spec.literal:
-            return self.literal(spec, value.value, target)
-        return self.path(spec, value.value, value.base if isinstance(value, Given) else None, target)
-
-    def literal(self, spec: InputSpec, raw: Any, target: str) -> Binding | _Faulty:
-        if isinstance(raw, Mapping):
-            kind = str(raw.get("type", "")).lower()
-            if "value" not in raw or (kind and kind not in LITERAL_TYPES):
-                self.fault(target, f"must be a {spec.type}, got {show(dict(raw))}", "give the value itself")
-                return _FAULTY
-            raw = raw["value"]
-        try:
-            return LiteralInput(type=spec.type, value=canonical(spec, raw))
-        except ValueError as error:
-            self.fault(target, str(error))
-            return _FAULTY
-
-    def path(self, spec: InputSpec, raw: Any, base: Path | None, target: str) -> Binding | _Faulty:
-        kind = spec.type
-        if isinstance(raw, Mapping):
-            for key in raw:
-                if key not in ("type", "path", "mode", "description"):
-                    hint = did_you_mean(str(key), ("type", "path", "mode"))
-                    self.fault(f"{target}.{key}", f"unknown field {key!r}", hint, "UnknownField")
-            kind = str(raw.get("type") or spec.type).lower()
-            if kind not in PATH_TYPES:
-                self.fault(
-                    f"{target}.type", f"is no path type: {show(raw.get('type'))}", did_you_mean(kind, PATH_TYPES)
-                )
-                return _FAULTY
-            if (kind in FILE_TYPES) != (spec.type in FILE_TYPES):
-                self.fault(f"{target}.type", f"must be {spec.type}, got {kind}")
-                return _FAULTY
-            raw = raw.get("path")
-        if not isinstance(raw, str) or not raw.strip():
-            self.fault(target, f"must be the path of a {spec.type}, got {show(raw)}")
-            return _FAULTY
-        return self.local_path(spec, raw, base, target)
-
-    def local_path(self, spec: InputSpec, text: str, base: Path | None, target: str) -> Binding | _Faulty:
-        if text.startswith("azureml:"):
-            try:
-                found = self.resolver.path(text, spec.type)
-            except TunesmithError as error:
-                self.error(target, error)
-                return _FAULTY
-            path, reference, model = found.path, found.reference, found.model
-        else:
-            located = self.locate(text, base, target)
-            if located is None:
-                return _FAULTY
-            path, reference, model = located, str(located), None
-        if model is None and not self.exists(path, spec.type, target):
-            return _FAULTY
-        return PathInput(type=spec.type, path=str(path), reference=reference, model=model)
-
-    def locate(self, text: str, base: Path | None, target: str) -> Path | None:
-        """The absolute path that ``text`` means; relative ones start at ``base``."""
-        if "://" in text and not text.startswith("file://"):
-            self.fault(
-                target, f"is an address, not a file of this machine: {show(text)}", "download it and give the path"
-            )
-            return None
-        path = Path(text.removeprefix("file://").removeprefix("file:")).expanduser()
-        if path.is_absolute():
-            return path
-        if base is None:
-            self.fault(
-                target, f"is a relative path, and the job has no base_path: {show(text)}", "give the absolute path"
-            )
-            return None
-        return (base / path).resolve()
-
-    def exists(self, path: Path, kind: str, target: str) -> bool:
-        if not path.exists():
-            self.fault(target, f"there is no such file or folder: {path}", code="NotFound")
-        elif kind in FILE_TYPES and not path.is_file():
-            self.fault(target, f"must be a file (uri_file), and {path} is a folder")
-        elif kind == "mltable" and not (path.is_dir() or path.name == "MLTable"):
-            self.fault(target, f"must be a folder with an MLTable file, and {path} is a file")
-        elif kind not in (*FILE_TYPES, "mltable") and not path.is_dir():
-            self.fault(target, f"must be a folder ({kind}), and {path} is a file")
-        else:
-            return True
-        return False
-
-    # ── rules of components ─────────────────────────────────────────────────────────────────────────────────────
-
-    def check_groups(self, component: Component, bound: Mapping[str, Any], place: str) -> None:
-        """``exactly_one_of`` and ``at_most_one_of`` in a component's properties: groups of inputs, ``;`` between."""
-        for rule, least in (("exactly_one_of", 1), ("at_most_one_of", 0)):
-            for group in filter(None, component.properties.get(rule, "").split(";")):
-                names = [name.strip() for name in group.split(",")]
-                given = [name for name in names if name in bound]
-                if least <= len(given) <= 1:
-                    continue
-                said = f"{' and '.join(given)} are" if given else "none is"
-                need = "exactly one" if least else "at most one"
-                self.fault(
-                    f"{place}inputs", f"{need} of {', '.join(names)} must be given, and {said}", code="ExactlyOne"
-                )
-
-    def check_rule(self, component: Component, bound: Mapping[str, Any], place: str) -> None:
-        """The component's own rule, for values that are right one by one but not together."""
-        rule = component.properties.get(CHECK)
-        if rule is None:
-            return
-        values = {key: value.value for key, value in bound.items() if isinstance(value, LiteralInput)}
-        for fault in self.resolver.check(rule, values):
-            target = f"{place}inputs.{fault.target}" if fault.target else f"{place}inputs"
-            self.faults.append(Fault(fault.message, target, fault.code, fault.way_out))
-
-    def check_models(self, component: Component, bound: Mapping[str, Any], place: str) -> None:
-        """A model whose weights are not here is only for a component that fetches them."""
-        if component.properties.get(IMPORTS, "").lower() == "true":
-            return
-        for key, value in bound.items():
-            if isinstance(value, PathInput) and value.model is not None and not Path(value.path).exists():
-                self.fault(
-                    f"{place}inputs.{key}",
-                    f"the weights of {value.reference} are not on this machine",
-                    f"tunesmith models import {value.model.name}",
-                    "NotFound",
-                )
 
     # ── components, computes, resources ─────────────────────────────────────────────────────────────────────────
 
