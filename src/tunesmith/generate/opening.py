@@ -73,8 +73,10 @@ def serve_model(
     import psutil
     import torch
 
+    from tunesmith.generate.engines.linear import pack_linears
     from tunesmith.generate.engines.transformers_engine import TransformersEngine
 
+    packing = pack_linears(model)
     if cache_bytes is None:
         on_gpu = model.device.type == "cuda"
         free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
@@ -85,7 +87,12 @@ def serve_model(
         reason=reason,
         threads=torch.get_num_threads(),
         context_length=package.manifest.context_length,
-        details={"device": str(model.device), "max_answers": max_answers, "cache_limit_bytes": cache_bytes},
+        details={
+            "device": str(model.device),
+            "max_answers": max_answers,
+            "cache_limit_bytes": cache_bytes,
+            "reordered_layers": f"{packing.layers} of {packing.of}",
+        },
     )
     return TransformersEngine(model, package.tokenizer(), description, max_answers=max_answers, cache_bytes=cache_bytes)
 

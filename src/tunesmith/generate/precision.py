@@ -8,7 +8,6 @@ taken.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Literal
 
 from tunesmith.errors import OutOfMemory
@@ -22,6 +21,7 @@ Precision = Literal["32", "bf16", "16"]
 
 CLEARLY = 0.85
 """bf16 is taken when it needs less than this share of float32's time."""
+SAMPLE_BYTES = 64_000_000
 MEMORY_SHARE = 0.8
 """Of the free memory, what weights may take."""
 
@@ -59,34 +59,22 @@ def choose_precision(package: ModelPackage, precision: str, device: str) -> tupl
 
 
 def _timed(package: ModelPackage) -> tuple[float, float]:
-    """Seconds per token in float32 and bf16: the matrix products of all layers, for 8 answers at once with prompts of
-    32 tokens each.
+    """Seconds per generated token in float32 and bf16: the matrix products of all layers, for 8 answers at once, each
+    of 64 tokens after a prompt of 96.
     """
     import torch
 
+    from tunesmith.generate.engines.linear import seconds_per_product
+
     manifest = package.manifest
     hidden, inner = manifest.hidden_size, manifest.intermediate_size
+    products = manifest.parameter_count / (hidden * inner)
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         # Weights beyond the caches, as in a real pass.
-        count = max(2, min(24, 64_000_000 // (hidden * inner * dtype.itemsize)))
+        count = max(2, min(24, SAMPLE_BYTES // (hidden * inner * dtype.itemsize)))
         weights = [torch.randn(inner, hidden).to(dtype) for _ in range(count)]
-        decode, read = torch.randn(8, hidden).to(dtype), torch.randn(256, hidden).to(dtype)
-        seconds = 8 * _best(decode, weights) + _best(read, weights[:2])
-        scale = manifest.parameter_count / (hidden * inner)
-        found.append(seconds * scale / 64)
+        decode = min(seconds_per_product(weights, 8))
+        read = min(seconds_per_product(weights[:2], 256))
+        found.append(products * (64 * decode + 3 * read) / (8 * 64))
     return found[0], found[1]
-
-
-def _best(rows: torch.Tensor, weights: list[torch.Tensor]) -> float:
-    """Seconds of one product; the best of a few rounds, so that a busy machine does not decide."""
-    import torch
-
-    best = float("inf")
-    with torch.inference_mode():
-        for _ in range(4):
-            began = time.perf_counter()
-            for weight in weights:
-                torch.nn.functional.linear(rows, weight)
-            best = min(best, (time.perf_counter() - began) / len(weights))
-    return best
