@@ -222,3 +222,4 @@ def test_faulty_conversations_end_the_job_with_file_and_line(
     assert cause["code"] == "ValidationFailed"
     assert f"{splits['train']}:25#messages[0].content" in [fault["target"] for fault in cause["details"]]
     assert [step.status for step in job.steps][:2] == ["Failed", "Canceled"]
+    assert f"{splits['train']}:25#messages[0].content" in str(error_from_dict(job.error or {}))

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from tunesmith.errors import Fault, StepFailed, TunesmithError
+from tunesmith.errors import Fault, StepFailed, TunesmithError, error_from_dict
 from tunesmith.pipelines import processes
 from tunesmith.pipelines.cache import CachedOutput, StepCache
 from tunesmith.pipelines.graph import Graph, GraphStep
@@ -174,33 +174,32 @@ class Runner:
             }
         self.say("step", **body)
 
+    def _log(self, step: str) -> str:
+        return f"read {self.folder.step(self.graph.step(step).folder).log}"
+
     def _end(self) -> None:
         results = list(self.results.items())
         failed = [(name, result) for name, result in results if result.status == JobStatus.FAILED]
         if failed:
-            logs = {name: self.folder.step(self.graph.step(name).folder).log for name, _ in failed}
             name, first = failed[0]
+            others = [
+                Fault(
+                    f"failed: {error_from_dict(result.error or {}).message}", other, StepFailed.code, self._log(other)
+                )
+                for other, result in failed[1:]
+            ]
+            cause = error_from_dict(first.error or {})
             error = StepFailed(
-                f"step {name} failed: {_message(first)}",
+                f"step {name} failed: {cause.message}",
                 target=name,
-                way_out=f"read {logs[name]}",
-                details=[
-                    Fault(_message(result), other, _code(result), f"read {logs[other]}") for other, result in failed[1:]
-                ],
+                way_out=self._log(name),
+                details=[*cause.details, *others],
             )
             self.say("job", status=JobStatus.FAILED, error=error.to_dict())
         elif any(result.status == JobStatus.CANCELED for _, result in results):
             self.say("job", status=JobStatus.CANCELED)
         else:
             self.say("job", status=JobStatus.COMPLETED)
-
-
-def _message(result: StepResult) -> str:
-    return str((result.error or {}).get("error", {}).get("message", "no cause was given"))
-
-
-def _code(result: StepResult) -> str:
-    return str((result.error or {}).get("error", {}).get("code", StepFailed.code))
 
 
 def take(lock: Path) -> IO[bytes] | None:

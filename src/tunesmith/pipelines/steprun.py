@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from tunesmith.errors import StepFailed
+from tunesmith.errors import Fault, StepFailed
 from tunesmith.pipelines import expressions, processes
 from tunesmith.pipelines.cache import CachedOutput, Place, StepCache, key_of
 from tunesmith.pipelines.fingerprints import code_files
@@ -283,7 +283,9 @@ class StepRun:
             way_out = f"{cause['way_out']}; the log: {self.folder.log}" if cause.get("way_out") else way_out
         else:
             message = _exit_message(code, _last_line(self.folder.log, log_start))
-        error = StepFailed(message, target=self.step.name, way_out=way_out, extra=extra)
+        told = cause.get("details", ()) if cause is not None else ()
+        details = [Fault.from_dict(detail) for detail in told if isinstance(detail, dict)]
+        error = StepFailed(message, target=self.step.name, way_out=way_out, details=details, extra=extra)
         return StepResult(
             status=JobStatus.FAILED,
             attempt=attempt,
