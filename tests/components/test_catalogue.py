@@ -150,7 +150,7 @@ def test_what_the_server_and_quick_steps_load_is_light(module: str) -> None:
 
 
 def test_what_may_differ_between_a_run_and_its_resumption_is_what_training_allows() -> None:
-    from tunesmith.finetune.train import _FREE
+    from tunesmith.finetune.run import _FREE
 
     properties = COMPONENTS["chat_completion_finetune"].properties
     assert {properties["resume"], *properties["resume_ignores"].split()} == _FREE

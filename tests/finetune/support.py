@@ -12,8 +12,8 @@ import torch
 from tests.support.tiny import tiny_model
 from tunesmith.finetune.checkpoints import Checkpoints
 from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.run import prepare
 from tunesmith.finetune.seeding import seed_everything
-from tunesmith.finetune.train import prepare
 from tunesmith.finetune.trainer import Trainer
 from tunesmith.reporting import Level, NullReporter, Reporter
 

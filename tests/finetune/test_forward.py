@@ -12,7 +12,7 @@ from tests.finetune.support import FAMILIES, Heard, random_model, random_rows, w
 from tunesmith.finetune.batches import Document, assemble, read_document
 from tunesmith.finetune.fast import Tricks
 from tunesmith.finetune.forward import ChatForward
-from tunesmith.finetune.train import checkpoint_activations
+from tunesmith.finetune.run import checkpoint_activations
 
 ROWS = random_rows(5, seed=3, shortest=8, longest=150)
 DOCUMENTS = [read_document(ROWS, row) for row in range(5)]

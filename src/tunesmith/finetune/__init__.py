@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunesmith.finetune.estimate import Estimate, ModelShape, estimate, memory_remedies
+    from tunesmith.finetune.estimates import Estimate, ModelShape, estimate, memory_remedies
     from tunesmith.finetune.inputs import INPUTS, PIPELINE_INPUTS, Input
     from tunesmith.finetune.parameters import FinetuneParameters
     from tunesmith.finetune.result import TrainResult
-    from tunesmith.finetune.train import train
+    from tunesmith.finetune.run import train
 
 __all__ = [
     "INPUTS",
@@ -33,12 +33,12 @@ _HOMES = {
     "PIPELINE_INPUTS": "inputs",
     "Input": "inputs",
     "FinetuneParameters": "parameters",
-    "Estimate": "estimate",
-    "ModelShape": "estimate",
-    "estimate": "estimate",
-    "memory_remedies": "estimate",
+    "Estimate": "estimates",
+    "ModelShape": "estimates",
+    "estimate": "estimates",
+    "memory_remedies": "estimates",
     "TrainResult": "result",
-    "train": "train",
+    "train": "run",
 }
 
 
@@ -46,6 +46,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    # A submodule of the same name was just set as an attribute by the import; the function takes its place.
     globals()[name] = value
     return value

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tunesmith.errors import Fault, NonFiniteLoss, OutOfMemory
-from tunesmith.finetune.estimate import memory_remedies
+from tunesmith.finetune.estimates import memory_remedies
 from tunesmith.finetune.parameters import FinetuneParameters
 
 

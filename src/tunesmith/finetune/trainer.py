@@ -1,7 +1,7 @@
 """The training loop: micro-batches in, updates out, with evaluation, checkpoints and clean stops.
 
 Works on a model that is loaded and prepared (adapters on it or all weights trainable) and on rows; knows nothing of
-packages or of where results go. ``train.py`` is the whole run around it.
+packages or of where results go. ``run.py`` is the whole run around it.
 
 One optimiser step: the summed losses of its micro-batches are backpropagated one after the other, the gradients are
 summed over processes and divided by the trained tokens of all of them, clipped, and applied once.

@@ -20,7 +20,7 @@ from tunesmith.finetune.adapters import save_adapter
 from tunesmith.finetune.batches import Plan, Rows
 from tunesmith.finetune.checkpoints import Checkpoints, weights_sha256
 from tunesmith.finetune.distributed import Group
-from tunesmith.finetune.estimate import estimate, memory_remedies
+from tunesmith.finetune.estimates import estimate, memory_remedies
 from tunesmith.finetune.fast import Tricks
 from tunesmith.finetune.forward import ChatForward
 from tunesmith.finetune.limits import PIECE_TOKENS

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.finetune.support import random_model
+from tunesmith.finetune.estimates import ModelShape, estimate, memory_remedies
+from tunesmith.finetune.lora import add_adapters
+from tunesmith.finetune.parameters import FinetuneParameters
+
+SMOL = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+}
+LENGTHS = [460] * 400
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3"])
+def test_the_counts_are_the_models(family: str) -> None:
+    model = random_model(family)
+    shape = ModelShape.of(model.config.to_dict())
+    counted = sum(weight.numel() for weight in model.parameters())
+    assert shape.parameters == pytest.approx(counted, rel=0.02)
+    add_adapters(model, FinetuneParameters(apply_lora=True, lora_r=4))
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert 4 * shape.adapter_features == trained
+
+
+def test_smollm2() -> None:
+    assert ModelShape.of(SMOL).parameters == 134_515_008
+    lora = estimate(SMOL, FinetuneParameters(apply_lora=True, max_seq_length=1024), LENGTHS)
+    assert lora.trainable_parameters == 2_442_240
+    assert lora.steps == 180
+    assert 1.5e9 < lora.memory_bytes < 4e9
+    assert sum(lora.parts.values()) == lora.memory_bytes
+    full = estimate(SMOL, FinetuneParameters(max_seq_length=1024), LENGTHS)
+    assert full.memory_bytes > lora.memory_bytes
+    assert full.seconds > lora.seconds
+    assert full.disk_bytes > 10 * lora.disk_bytes
+
+
+def test_twice_the_rate_is_half_the_time() -> None:
+    one = estimate(SMOL, FinetuneParameters(apply_lora=True), LENGTHS, flops=1e11)
+    two = estimate(SMOL, FinetuneParameters(apply_lora=True), LENGTHS, flops=2e11)
+    assert one.seconds == pytest.approx(2 * two.seconds)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"gradient_checkpointing": True}, {"precision": "bf16"}, {"apply_lora": True}, {"optim": "adafactor"}],
+)
+def test_each_remedy_saves(change: dict[str, object]) -> None:
+    base = {"max_seq_length": 1024, "per_device_train_batch_size": 4}
+    before = estimate(SMOL, FinetuneParameters(**base), LENGTHS).memory_bytes  # type: ignore[arg-type]
+    assert estimate(SMOL, FinetuneParameters(**base, **change), LENGTHS).memory_bytes < before  # type: ignore[arg-type]
+
+
+def test_remedies_that_keep_the_numbers_come_first() -> None:
+    remedies = memory_remedies(SMOL, FinetuneParameters(max_seq_length=1024), LENGTHS)
+    assert len(remedies) == 3
+    assert "the same numbers" in remedies[0].change
+    assert all(remedy.saves_bytes > 0 for remedy in remedies)
