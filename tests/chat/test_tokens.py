@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,59 @@ def test_template_that_is_not_prefix_stable_says_so(tokenizers: dict[str, ChatTo
     assert tokenizer.encode(talk(("user", "a"), ("assistant", "b"))).method == "prefix"
 
 
+LATE_TOOLS = """
+{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}
+{%- set ns = namespace(turn=0) %}
+{%- for message in messages %}
+    {%- if not message.tool_calls and message.role != 'tool' %}
+        {%- if (message.role == 'user') != (ns.turn % 2 == 0) %}{{ raise_exception('alternate!') }}{% endif %}
+        {%- set ns.turn = ns.turn + 1 %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {%- if tools and message == users[-1] %}{{- '[NOTE]' + tools | tojson }}{% endif %}
+        {{- '[ASK]' + message.content + '[/ASK]' }}
+    {%- elif message.role == 'tool' %}
+        {{- '[RESULT]' + message.content + '[/RESULT]' }}
+    {%- elif message.tool_calls %}
+        {%- for call in message.tool_calls %}
+            {{- '[CALL]' + call.function.name + ':' + call.function.arguments + ';' }}
+        {%- endfor %}
+        {{- eos_token }}
+    {%- else %}
+        {{- ' ' + message.content | trim + eos_token }}
+    {%- endif %}
+{%- endfor %}"""
+
+
+def test_tool_calls_are_found_where_tools_stand_before_the_last_question(folders: dict[str, Path]) -> None:
+    """The call cannot be replaced by a plain answer (the roles would not alternate), and its prompt is no prefix."""
+    tokenizer = ChatTokenizer.build(folders["late"], template=LATE_TOOLS)
+    assert tokenizer.contract.arguments_as_text
+    first = Message("user", "hi"), Message("assistant", "yes?")
+    conversation = replace(
+        weather(), messages=(*first, *weather().messages, Message("user", "a"), Message("assistant", "b"))
+    )
+    encoded = tokenizer.encode(conversation)
+    texts = [tokenizer.decode(encoded.ids[s.start : s.end], skip_special_tokens=False) for s in encoded.spans]
+    call = '[CALL]weather:{"city": "Zürich", "x": {"y": [1, null]}};</s>'
+    assert texts == [" yes?</s>", call, " 21 degrees.</s>", " b</s>"]
+    assert encoded.method == "marked"
+
+
+def test_a_system_message_that_is_written_for_prompts_only(folders: dict[str, Path]) -> None:
+    template = FAMILIES["chatml"].template.replace(
+        "{% for message in messages %}",
+        "{% for message in messages if message.role != 'system' or messages[-1].role == 'user' %}",
+    )
+    tokenizer = ChatTokenizer.build(folders["chatml"], template=template)
+    system, user = Message("system", "s"), Message("user", "u")
+    assert "s<|im_end|>" in tokenizer.decode(tokenizer.encode_prompt([system, user]), skip_special_tokens=False)
+    with pytest.raises(InvalidData, match="leaves out the system message"):
+        tokenizer.encode(Conversation((system, user, Message("assistant", "a"))))
+
+
 def test_generation_prompt_with_a_surplus_is_learnt(tokenizers: dict[str, ChatTokenizer]) -> None:
     assert tokenizers["surplus"].contract.surplus_prompt == "<think>\n"
     assert tokenizers["phi3"].contract.trailer == "<|endoftext|>"
@@ -272,7 +326,7 @@ def test_refused_system_role_names_row_and_role(tokenizers: dict[str, ChatTokeni
         tokenizers["strict"].encode(talk(("system", "s"), ("user", "u"), ("assistant", "a")))
     assert caught.value.target == "f.jsonl:7#messages[0].role"
     assert "'system'" in caught.value.message
-    assert "no system role" in str(caught.value.way_out)
+    assert "--fold-system" in str(caught.value.way_out)
 
 
 def test_refused_order_names_the_message(tokenizers: dict[str, ChatTokenizer]) -> None:

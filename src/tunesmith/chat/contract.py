@@ -75,9 +75,11 @@ class ChatContract:
     """What the generation prompt has beyond the header that stands before an answer in a conversation."""
     trailer: str = ""
     """What the template appends at the very end of a conversation and not between its turns (Phi-3: its eos token)."""
+    arguments_as_text: bool = False
+    """Whether the template wants the arguments of a tool call as JSON text, not as an object."""
     accepts: tuple[str, ...] = ()
-    """Which of ``system``, ``tools``, ``tool_calls``, ``tool`` the template writes; the others it refuses or leaves
-    out.
+    """What the template writes of ``system``, ``system_prompt`` (a system message when the model is asked), ``tools``,
+    ``tool_calls``, ``tool``; the rest it refuses or leaves out.
     """
     probes: tuple[Probe, ...] = ()
     tool_template: str | None = None
@@ -114,6 +116,7 @@ class ChatContract:
             "eos_token_ids": list(self.eos_token_ids),
             "surplus_prompt": self.surplus_prompt,
             "trailer": self.trailer,
+            "arguments_as_text": self.arguments_as_text,
             "accepts": list(self.accepts),
             "tokenizer_sha256": self.tokenizer_sha256,
             "probes": [probe.to_dict() for probe in self.probes],
@@ -150,6 +153,7 @@ class ChatContract:
                 eos_token_ids=tuple(body["eos_token_ids"]),
                 surplus_prompt=body["surplus_prompt"],
                 trailer=body["trailer"],
+                arguments_as_text=body["arguments_as_text"],
                 accepts=tuple(body["accepts"]),
                 tokenizer_sha256=body["tokenizer_sha256"],
                 probes=tuple(Probe.from_dict(probe) for probe in body["probes"]),

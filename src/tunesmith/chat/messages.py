@@ -25,16 +25,15 @@ class ToolCall:
     """A JSON object; never changed after it is made."""
     id: str | None = None
 
-    def for_template(self) -> dict[str, Any]:
-        """The shape chat templates read: arguments as an object."""
-        call: dict[str, Any] = {"type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+    def for_template(self, *, arguments_as_text: bool = False) -> dict[str, Any]:
+        """The shape chat templates read: arguments as an object, or as JSON text for the few that want that."""
+        arguments = json.dumps(self.arguments, ensure_ascii=False) if arguments_as_text else self.arguments
+        call: dict[str, Any] = {"type": "function", "function": {"name": self.name, "arguments": arguments}}
         return call if self.id is None else {"id": self.id, **call}
 
     def to_openai(self) -> dict[str, Any]:
         """OpenAI's shape: arguments as JSON text."""
-        call = self.for_template()
-        call["function"]["arguments"] = json.dumps(self.arguments, ensure_ascii=False)
-        return call
+        return self.for_template(arguments_as_text=True)
 
     @classmethod
     def from_openai(cls, call: Mapping[str, Any]) -> ToolCall:
@@ -67,11 +66,12 @@ class Message:
     reasoning_content: str | None = None
     """What the assistant thought before it answered; templates of reasoning models write it."""
 
-    def for_template(self) -> dict[str, Any]:
+    def for_template(self, *, arguments_as_text: bool = False) -> dict[str, Any]:
         """The mapping that chat templates read; absent parts are left out."""
         body: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
-            body["tool_calls"] = [call.for_template() for call in self.tool_calls]
+            calls = self.tool_calls
+            body["tool_calls"] = [call.for_template(arguments_as_text=arguments_as_text) for call in calls]
         if self.tool_call_id is not None:
             body["tool_call_id"] = self.tool_call_id
         if self.name is not None:

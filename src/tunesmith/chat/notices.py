@@ -45,6 +45,13 @@ def say(report: PrepareReport, reporter: Reporter) -> None:
             level="info",
             count=report.marked,
         )
+    if report.surplus_prompt:
+        reporter.notice(
+            "PromptSurplus",
+            f"the model is asked with {report.surplus_prompt!r} after the header of its answer; finished conversations "
+            "have no such text in this chat template, so answers are learnt without it",
+            level="info",
+        )
     if report.ends_trained < report.rows_kept:
         left = report.rows_kept - report.ends_trained
         reporter.notice(

@@ -376,6 +376,7 @@ class _Run:
             lengths=Lengths.of(np.concatenate(self._lengths) if self._lengths else np.zeros(0, np.int32)),
             ends_trained=tally.ends_trained,
             marked=tally.marked,
+            surplus_prompt=self._tokenizer.contract.surplus_prompt,
             tools_ignored=tally.tools_ignored,
             ignored_fields=dict(Counter(tally.ignored).most_common()),
             notes=tally.notes,

@@ -65,6 +65,8 @@ class PrepareReport:
     """Rows in which an end-of-turn token carries loss: without it a model does not learn to stop."""
     marked: int
     """Rows whose answers were found by marking, the template not being prefix-stable for them."""
+    surplus_prompt: str
+    """What the generation prompt has that finished conversations do not; see ``ChatContract``."""
     tools_ignored: int
     """Rows with tools that the model's template does not write."""
     ignored_fields: Mapping[str, int]

@@ -8,7 +8,7 @@ from tunesmith.chat.messages import Conversation, Message
 from tunesmith.chat.template import TemplateRefused
 from tunesmith.errors import InvalidData
 
-_SYSTEM = "this model has no system role: put the text into the first user message (`data convert --fold-system`)"
+_SYSTEM = "put the text into the first user message (`tunesmith data convert FILE NEW.jsonl --fold-system`)"
 _TOOLS = "this model's template has no tool turns: leave the row out, or choose a model that was made for tools"
 
 
@@ -17,13 +17,14 @@ def place(conversation: Conversation, index: int, field: str = "") -> str:
     return f"{conversation.source}#messages[{index}]" + (f".{field}" if field else "")
 
 
-def check_written(conversation: Conversation, accepts: Sequence[str]) -> None:
-    """Raise ``InvalidData`` for a message that the template would leave out without a word.
+def check_written(conversation: Conversation, accepts: Sequence[str], *, prompt: bool) -> None:
+    """Raise ``InvalidData`` for a message that the template would leave out without a word; ``prompt``: when it is
+    asked.
 
     ``accepts`` is that of the chat contract. Training on the rest would teach answers to what was never asked.
     """
     for index, message in enumerate(conversation.messages):
-        if message.role == "system" and "system" not in accepts:
+        if message.role == "system" and ("system_prompt" if prompt else "system") not in accepts:
             what, field = "system message", "role"
         elif message.tool_calls and "tool_calls" not in accepts:
             what, field = "tool calls", "tool_calls"

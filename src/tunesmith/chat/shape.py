@@ -28,6 +28,7 @@ class TemplateShape:
     end_of_turn: str
     surplus_prompt: str
     trailer: str
+    arguments_as_text: bool
     accepts: tuple[str, ...]
 
 
@@ -123,11 +124,13 @@ def learn_shape(template: ChatTemplate, added_tokens: Sequence[str]) -> Template
             way_out="end the assistant's turn in the template with the eos token: {{ message['content'] + eos_token }}",
         )
     stays = whole_tokens(common_prefix(after_first, after_last), (after_first, after_last), tokens)
+    arguments_as_text = not _writes_call(template, as_text=False) and _writes_call(template, as_text=True)
     return TemplateShape(
         end_of_turn=ends.group(),
         surplus_prompt=after_prompt[header:],
         trailer=after_last[max(stays, ends.end()) :],
-        accepts=_accepted(template),
+        arguments_as_text=arguments_as_text,
+        accepts=_accepted(template, arguments_as_text),
     )
 
 
@@ -135,25 +138,40 @@ def _between(text: str, left: str, right: str) -> str:
     return text[text.index(left) + len(left) : text.index(right)]
 
 
-def _accepted(template: ChatTemplate) -> tuple[str, ...]:
+_USER, _END = Message("user", "u"), Message("assistant", "a")
+_CALL = Message("assistant", "", tool_calls=(ToolCall(sentinel(1), {sentinel(4): True}, id="a1b2c3d4e"),))
+_RESULT = Message("tool", sentinel(3), tool_call_id="a1b2c3d4e", name="f")
+
+
+def _writes_call(template: ChatTemplate, *, as_text: bool) -> bool:
+    """Whether a tool call comes out with its arguments as JSON; an object that is printed comes out as Python's."""
+    messages = (_USER, _CALL, _RESULT, _END)
+    try:
+        text = template.render([message.for_template(arguments_as_text=as_text) for message in messages])
+    except TemplateRefused:
+        return False
+    return sentinel(1) in text and f'"{sentinel(4)}"' in text
+
+
+def _accepted(template: ChatTemplate, arguments_as_text: bool) -> tuple[str, ...]:
     one, two, three = (sentinel(number) for number in range(1, 4))
     tool = {
         "type": "function",
         "function": {"name": one, "description": two, "parameters": {"type": "object", "properties": {}}},
     }
-    call = Message("assistant", "", tool_calls=(ToolCall(one, {"x": 1}, id="a1b2c3d4e"),))
-    answer = Message("tool", three, tool_call_id="a1b2c3d4e", name="f")
-    user, end = Message("user", "u"), Message("assistant", "a")
-    trials: list[tuple[str, tuple[Message, ...], tuple[dict[str, Any], ...], str]] = [
-        ("system", (Message("system", one), user, end), (), one),
-        ("tools", (user,), (tool,), one),
-        ("tool_calls", (user, call, answer, end), (), one),
-        ("tool", (user, call, answer, end), (), three),
+    system, turns = Message("system", one), (_USER, _CALL, _RESULT, _END)
+    trials: list[tuple[str, tuple[Message, ...], tuple[dict[str, Any], ...], str, bool]] = [
+        ("system", (system, _USER, _END), (), one, False),
+        ("system_prompt", (system, _USER), (), one, True),
+        ("tools", (_USER,), (tool,), one, True),
+        ("tool_calls", turns, (), one, False),
+        ("tool", turns, (), three, False),
     ]
     found = []
-    for name, messages, tools, mark in trials:
+    for name, messages, tools, mark, prompt in trials:
+        bodies = [message.for_template(arguments_as_text=arguments_as_text) for message in messages]
         try:
-            text = template.render([message.for_template() for message in messages], tools)
+            text = template.render(bodies, tools, add_generation_prompt=prompt)
         except TemplateRefused:
             continue
         if mark in text:

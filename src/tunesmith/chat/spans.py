@@ -8,8 +8,10 @@ the end-of-turn token.
     span of message i                                                                 └───────────────────────┘
 
 So a conversation is rendered prefix by prefix, and each prefix must be a prefix of the whole. Where a template is not
-prefix-stable (it writes the tools before the *last* user turn, say), the answer is found by marking: the whole is
-rendered once more with a sentinel in place of that one answer, and both texts may differ in that place only.
+prefix-stable (it writes the tools before the *last* user turn, say), places are found by marking: a text is rendered
+once more with a sentinel in place of one message's content, and what both have in common before and after tells where
+that content stands. The message before the answer is found so in the prompt and in the whole; what the prompt writes
+after it stands before the answer in the whole as well.
 
 Knows characters; tokens are the business of ``tokens.py``.
 """
@@ -75,8 +77,10 @@ class SpanFinder:
         spans: list[TextSpan] = []
         floor = 0
         for index in wanted:
-            span = self._by_prefix(messages, whole, render, index, floor) or self._by_mark(
-                messages, whole, render, index, floor
+            span = (
+                self._by_prefix(messages, whole, render, index, floor)
+                or self._by_neighbour(messages, whole, render, index, floor)
+                or self._by_mark(messages, whole, render, index, floor)
             )
             spans.append(span)
             floor = span.end
@@ -139,6 +143,39 @@ class SpanFinder:
         for match in self._ends.finditer(whole, start, stop):
             end = match.end()
         return end
+
+    def _by_neighbour(
+        self, messages: tuple[Message, ...], whole: str, render: Render, index: int, floor: int
+    ) -> TextSpan | None:
+        if index == 0:
+            return None
+        try:
+            prompt = render(messages[:index], True)
+            before = self._after_content(messages[:index], prompt, render, index - 1, prompt=True)
+            position = self._after_content(messages, whole, render, index - 1, prompt=False)
+        except TemplateRefused:
+            return None
+        if before is None or position is None:
+            return None
+        header = prompt[before:]
+        if not whole.startswith(header, position):
+            header = header.removesuffix(self._surplus) if self._surplus else header
+        start = position + len(header)
+        if start < floor or not whole.startswith(header, position):
+            return None
+        end = self._end(messages, whole, render, index, start)
+        return None if end is None else TextSpan(index, start, end, "marked")
+
+    def _after_content(
+        self, messages: tuple[Message, ...], text: str, render: Render, index: int, *, prompt: bool
+    ) -> int | None:
+        """Where the content of a message ends in the text of ``messages``."""
+        marked_message = replace(messages[index], content=_MARK)
+        marked = render((*messages[:index], marked_message, *messages[index + 1 :]), prompt)
+        if marked.count(_MARK) != 1:
+            return None
+        after = marked[marked.index(_MARK) + len(_MARK) :]
+        return len(text) - len(after) if text.endswith(after) else None
 
     def _by_mark(self, messages: tuple[Message, ...], whole: str, render: Render, index: int, floor: int) -> TextSpan:
         marked_message = replace(messages[index], content=_MARK, tool_calls=(), reasoning_content=None)

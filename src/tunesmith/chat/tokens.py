@@ -126,6 +126,7 @@ class ChatTokenizer:
             eos_token_ids=eos_ids(folder, tokenizer, shape.end_of_turn, special.get("eos_token")),
             surplus_prompt=shape.surplus_prompt,
             trailer=shape.trailer,
+            arguments_as_text=shape.arguments_as_text,
             accepts=shape.accepts,
             tokenizer_sha256=hashlib.sha256(content).hexdigest(),
         )
@@ -277,37 +278,39 @@ class ChatTokenizer:
                     "or install the versions it was made with",
                 )
 
-    def _probe(self, conversation: Conversation, add_generation_prompt: bool) -> Probe:
-        body = [message.for_template() for message in conversation.messages]
+    def _probe(self, conversation: Conversation, prompt: bool) -> Probe:
         try:
-            text = self._template.render(
-                body, conversation.tools, add_generation_prompt=add_generation_prompt, today=PROBE_DAY
-            )
+            text = self._text(conversation.messages, conversation.tools, prompt, today=PROBE_DAY)
         except TemplateRefused:
-            return Probe(conversation, add_generation_prompt, None)
-        return Probe(conversation, add_generation_prompt, tuple(self.encode_text(text)))
+            return Probe(conversation, prompt, None)
+        return Probe(conversation, prompt, tuple(self.encode_text(text)))
 
     # ── inside
 
-    def _text(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: bool) -> str:
-        return self._template.render(
-            [message.for_template() for message in messages], tools, add_generation_prompt=prompt, today=self.today
-        )
+    def _text(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        prompt: bool,
+        *,
+        today: datetime | None = None,
+    ) -> str:
+        as_text = self.contract.arguments_as_text
+        bodies = [message.for_template(arguments_as_text=as_text) for message in messages]
+        return self._template.render(bodies, tools, add_generation_prompt=prompt, today=today or self.today)
 
     def _render(self, conversation: Conversation, prompt: bool) -> str:
         if not conversation.messages:
             raise InvalidData("a conversation without messages", target=conversation.source or None)
+        accepts, tools = self.contract.accepts, conversation.tools
         try:
-            text = self._text(conversation.messages, conversation.tools, prompt)
+            text = self._text(conversation.messages, tools, prompt)
         except TemplateRefused as refused:
             raise refusal(
-                conversation,
-                refused,
-                self.contract.accepts,
-                lambda messages: self._text(messages, conversation.tools, False),
+                conversation, refused, accepts, lambda messages: self._text(messages, tools, False)
             ) from refused
-        if not (conversation.tools and self.contract.tool_template):  # a template of its own for tools writes them
-            check_written(conversation, self.contract.accepts)
+        if not (tools and self.contract.tool_template):  # a template of its own for tools writes them
+            check_written(conversation, accepts, prompt=prompt)
         return text
 
     def _all_but_untrained(self, messages: tuple[Message, ...], text: str, render: Any) -> tuple[TextSpan, ...]:
