@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from tunesmith._version import __version__
 from tunesmith.records.base import Request as RequestRecord
+from tunesmith.records.jobs import Job, JobStatus
 from tunesmith.records.workspace import Doctor, Health, LoginLink, WorkspaceInfo
 from tunesmith.server.auth import SESSION_SECONDS, Sessions
 from tunesmith.server.dependencies import LifecycleOf, ServicesOf
@@ -70,7 +71,7 @@ def get_workspace(services: ServicesOf, lifecycle: LifecycleOf) -> WorkspaceInfo
         created_at=services.created_at,
         started_at=lifecycle.started_at,
         memory_bytes=psutil.Process().memory_info().rss,
-        jobs_running=sum(not job.status.terminal for job in services.jobs.list()),
+        jobs_running=len(_unfinished(services)),
         endpoints=len(services.endpoints.list()),
     )
 
@@ -95,10 +96,13 @@ async def shutdown(services: ServicesOf, lifecycle: LifecycleOf, request: Shutdo
     """Stop the server. Jobs and the instances of deployments go on, unless `everything` is asked for."""
     if request is not None and request.everything:
         lifecycle.end_instances = True
-        jobs = await run_in_threadpool(services.jobs.list)
-        for job in jobs:
-            if not job.status.terminal:
-                await run_in_threadpool(services.jobs.cancel, job.name)
+        for job in await run_in_threadpool(_unfinished, services):
+            await run_in_threadpool(services.jobs.cancel, job.name)
     # The answer goes out first.
     asyncio.get_running_loop().call_later(0.05, lifecycle.stop)
     return Health(status="stopping", version=__version__, workspace_id=services.id)
+
+
+def _unfinished(services: Any) -> list[Job]:
+    """The jobs that have not ended; those that have may be many thousands, and are not read."""
+    return [job for status in JobStatus if not status.terminal for job in services.jobs.list(status=status)]
