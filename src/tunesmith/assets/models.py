@@ -25,7 +25,7 @@ from tunesmith.records.jobs import JobStatus
 from tunesmith.storage import atomic
 from tunesmith.storage.artifacts import ArtifactStore
 from tunesmith.storage.database import Database
-from tunesmith.storage.hashing import Hasher, tree_size
+from tunesmith.storage.hashing import Hasher
 from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.tables import AssetRow, JobRow
 
@@ -334,8 +334,11 @@ class ModelService(AssetService[ModelVersion]):
         output = row.outputs.get(EVALUATION_OUTPUT) if row is not None else None
         if output is None or not output.get("path"):
             return None
+        from tunesmith.evaluate.result import RESULT_FILE
+
         folder = Path(output["path"])
-        return folder if tree_size(folder) else None
+        # A job without conversations to test on has the folder, and in it only why nothing was measured.
+        return folder if (folder / RESULT_FILE).is_file() else None
 
 
 def _facts_of(package: ModelPackage) -> dict[str, Any]:
