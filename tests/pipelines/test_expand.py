@@ -11,7 +11,7 @@ from tunesmith.errors import Fault, ValidationFailed
 from tunesmith.pipelines.expand import build_graph
 from tunesmith.pipelines.graph import Graph, LiteralInput, ModelSource, OutputInput, PathInput
 from tunesmith.pipelines.resolver import ResolvedCompute, ResolvedPath
-from tunesmith.records.jobs import SubmitJob
+from tunesmith.records.jobs import JobSettings, SubmitJob
 
 TRAIN = command(
     "train",
@@ -363,3 +363,23 @@ def test_a_job_needs_something_to_run(resolver: FixedResolver) -> None:
     assert [notice.code for notice in unused.notices] == ["InputUnused"]
     missing = SubmitJob(outputs={"o": {"type": "uri_file"}}, jobs={"a": {"command": "true"}})
     assert faults(missing, resolver) == {"outputs.o": "no node writes it"}
+
+
+def test_fields_without_effect_are_said(resolver: FixedResolver) -> None:
+    spec = command(
+        "many",
+        "true",
+        distribution={"type": "pytorch", "process_count_per_instance": 8},
+        resources={"instance_count": 4},
+        environment="azureml:env:1",
+    )
+    request = SubmitJob(
+        settings=JobSettings(default_datastore="mine"), jobs={"a": {"component": spec, "limits": {"timeout": 60}}}
+    )
+    assert [notice.message for notice in build_graph(request, resolver).notices] == [
+        "settings.default_datastore mine has no effect: outputs lie in the workspace's artifact store",
+        "a: distribution has no effect: a step is one process tree on this machine",
+        "a: limits has no effect: a step runs as long as it needs",
+        "a: instance_count 4 has no effect: a step is one process tree on this machine",
+        "a: its environment is recorded; it runs in the one that is installed here",
+    ]

@@ -18,7 +18,7 @@ from tunesmith.pipelines.expressions import Expression, ExpressionError
 from tunesmith.pipelines.graph import Graph, GraphOutput, GraphStep, LiteralInput, OutputInput
 from tunesmith.pipelines.parsing import parse_component, parse_node
 from tunesmith.pipelines.resolver import ResolvedComponent, Resolver, component_sha256
-from tunesmith.pipelines.schema import CommandComponent, NodeSpec, PipelineComponent, load_spec
+from tunesmith.pipelines.schema import WAIVED, CommandComponent, NodeSpec, PipelineComponent, load_spec
 from tunesmith.pipelines.values import did_you_mean, show
 from tunesmith.records.jobs import Notice, SubmitJob
 
@@ -72,6 +72,10 @@ class _Builder(Binder):
     def build(self) -> Graph:
         request = self.request
         compute = request.compute or request.settings.default_compute or "local"
+        store = request.settings.default_datastore
+        if store:
+            message = f"settings.default_datastore {store} has no effect: outputs lie in the workspace's artifact store"
+            self.notices.append(Notice(code="FieldWaived", message=message, level="info"))
         inputs: dict[str, Value] = {
             name: Given(value, f"inputs.{name}", self.base) for name, value in request.inputs.items()
         }
@@ -349,7 +353,9 @@ class _Builder(Binder):
             }
         assert isinstance(component, CommandComponent)
         self.check_models(component, bound, place)
-        resources = {**component.resources, **node.resources}
+        given = {**component.resources, **node.resources}
+        resources = {key: self.resource(value, scope, f"{place}resources.{key}") for key, value in given.items()}
+        self.say_waived(path, component, node, resources)
         self.steps.append(
             GraphStep(
                 name=path,
@@ -367,9 +373,7 @@ class _Builder(Binder):
                 deterministic=component.is_deterministic,
                 properties=dict(component.properties),
                 compute=compute,
-                resources={
-                    key: self.resource(value, scope, f"{place}resources.{key}") for key, value in resources.items()
-                },
+                resources=resources,
             )
         )
         return {key: OutputInput(type=spec.type, step=path, output=key) for key, spec in component.outputs.items()}
@@ -402,6 +406,17 @@ class _Builder(Binder):
                     self.fault(f"{target}.code", f"there is no such folder: {code}", code="NotFound")
                 return None
         return ResolvedComponent(component, id or component.name, component_sha256(spec), code, base)
+
+    def say_waived(self, step: str, component: CommandComponent, node: NodeSpec, resources: Mapping[str, Any]) -> None:
+        """Say which fields of a component and its node have no effect here."""
+        given = sorted({*node.waived, *(key for key in WAIVED if component.spec.get(key))})
+        said = [f"{key} has no effect: {WAIVED[key]}" for key in given]
+        if str(resources.get("instance_count", 1)) != "1":
+            said.append(f"instance_count {resources['instance_count']} has no effect: {WAIVED['distribution']}")
+        if component.environment is not None:
+            said.append("its environment is recorded; it runs in the one that is installed here")
+        for message in said:
+            self.notices.append(Notice(code="FieldWaived", message=f"{step}: {message}", level="info", step=step))
 
     def compute(self, node: NodeSpec, scope: _Scope, target: str) -> str:
         """The compute's name, checked once a job."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.errors import Fault, ValidationFailed
 from tunesmith.pipelines import expressions
-from tunesmith.pipelines.schema import CommandComponent, InputSpec, NodeSpec, OutputSpec, PipelineComponent
+from tunesmith.pipelines.schema import WAIVED, CommandComponent, InputSpec, NodeSpec, OutputSpec, PipelineComponent
 from tunesmith.pipelines.values import LITERAL_TYPES, PATH_TYPES, canonical, did_you_mean, show
 from tunesmith.storage import names
 
@@ -287,6 +287,7 @@ class _Reader:
             environment_variables=self.strings(entry.get("environment_variables"), f"{place}.environment_variables"),
             resources=self.mapping(entry.get("resources"), f"{place}.resources"),
             display_name=self.text(entry.get("display_name"), f"{place}.display_name"),
+            waived=tuple(key for key in WAIVED if entry.get(key)),
         )
 
     def inline(self, name: str, entry: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -16,6 +16,14 @@ import yaml
 from tunesmith.errors import NotFound, ValidationFailed
 from tunesmith.pipelines.values import LITERAL_TYPES
 
+WAIVED: Mapping[str, str] = {
+    "distribution": "a step is one process tree on this machine",
+    "limits": "a step runs as long as it needs",
+    "identity": "a step runs as the user that runs the server",
+    "services": "nothing is exposed beside a step",
+}
+"""Fields of Azure ML's schema that are read and have no effect here, each with the reason."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
@@ -60,6 +68,8 @@ class NodeSpec:
     environment_variables: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, Any] = field(default_factory=dict)
     display_name: str = ""
+    waived: tuple[str, ...] = ()
+    """Fields that were given and have no effect here; see ``WAIVED``."""
 
 
 @dataclass(frozen=True, slots=True)
