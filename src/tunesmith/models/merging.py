@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
 REPORT_FILE = "merge_report.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
-PROBE_ROWS = 8
-PROBE_TOKENS = 512
-"""At most so many rows of at most so many tokens are compared."""
-GREEDY_PROMPTS = 3
-GREEDY_TOKENS = 16
+PROBE_TOKENS = 1024
+PROBE_ROW_TOKENS = 256
+"""Rows are compared until there are so many tokens, so many of each at most: four passes in float32 over them."""
+GREEDY_PROMPTS = 2
+GREEDY_TOKENS = 12
 
 BOUNDS = {
     "float32": ParityBound(mean_kl=1e-6, max_kl=1e-4),
@@ -265,9 +266,17 @@ def _probe_ids(
     tokenizer: ChatTokenizer, probes: Sequence[Conversation] | None, context_length: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Rows to compare logits on, and prompts to answer."""
-    limit = min(PROBE_TOKENS, context_length)
     contract = [list(probe.ids) for probe in tokenizer.contract.probes if probe.ids]
-    prompts = [list(probe.ids) for probe in tokenizer.contract.probes if probe.ids and probe.add_generation_prompt]
-    rows = [tokenizer.encode(conversation).ids for conversation in (probes or ())[:PROBE_ROWS]]
-    prompts = [ids for ids in prompts if len(ids) + GREEDY_TOKENS <= context_length]
-    return [ids[:limit] for ids in rows or contract], prompts[:GREEDY_PROMPTS]
+    prompts = [
+        list(probe.ids)
+        for probe in tokenizer.contract.probes
+        if probe.ids and probe.add_generation_prompt and len(probe.ids) + GREEDY_TOKENS <= context_length
+    ]
+    given = (tokenizer.encode(conversation).ids for conversation in probes or ())
+    rows: list[list[int]] = []
+    for ids in chain(given, () if probes else contract):
+        left = PROBE_TOKENS - sum(map(len, rows))
+        if left <= 0:
+            break
+        rows.append(ids[: min(left, PROBE_ROW_TOKENS, context_length)])
+    return rows, prompts[:GREEDY_PROMPTS]
