@@ -1,4 +1,4 @@
-"""The real SmolLM2-135M-Instruct: its wheel is kept in the tests' cache, the package is made anew by the code of today."""
+"""The real SmolLM2-135M-Instruct: the wheel is kept in the tests' cache, the package is made by the code of today."""
 
 from __future__ import annotations
 
