@@ -41,11 +41,10 @@ def openapi() -> dict[str, Any]:
     """The document of a server over an empty workspace."""
     import asyncio
 
-    from tunesmith.workspace import open_workspace
-
     from tunesmith.server.app import create_app
     from tunesmith.server.lifecycle import Lifecycle
     from tunesmith.settings import load_settings
+    from tunesmith.workspace import open_workspace
 
     async def make(home: Path) -> dict[str, Any]:
         services = open_workspace(load_settings(home))
@@ -128,7 +127,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
         parts.append(f"default `{json.dumps(schema['default'])}`")
     for key, words in (("minimum", "at least"), ("maximum", "at most")):
         if key in schema:
-            parts.append(f"{words} {schema[key]}")
+            parts.append(f"{words} {schema[key]:g}")
     return f" ({', '.join(parts)})" if parts else ""
 
 

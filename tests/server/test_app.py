@@ -163,8 +163,9 @@ def test_every_answer_has_a_request_id(http: httpx.Client) -> None:
     assert re.fullmatch(r"[0-9a-f]{32}", made)
 
 
-def test_the_reference_loads_nothing_from_elsewhere(http: httpx.Client) -> None:
-    page = http.get("/docs")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_pages_load_nothing_from_elsewhere(server: RunningServer, path: str) -> None:
+    page = httpx.get(server.url + path, trust_env=False)
     assert page.status_code == 200
     assert "https://" not in page.text and "http://" not in page.text and "src=" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from tunesmith.client.components import Components, Environments
 from tunesmith.client.computes import Computes
@@ -22,6 +23,7 @@ from tunesmith.client.transport import Timeouts, Transport
 from tunesmith.client.views import Doctor, Info, Job
 from tunesmith.errors import NotAuthenticated, Unavailable
 from tunesmith.records.assets import AssetVersion
+from tunesmith.records.workspace import LoginLink
 from tunesmith.settings import find_home
 
 TOKEN_VARIABLE = "TUNESMITH_TOKEN"
@@ -205,6 +207,19 @@ class Workspace:
     def doctor(self) -> Doctor:
         """What the server's machine has, which optional parts are there, and what is missing."""
         return Doctor.model_validate(self._transport.request("GET", "/api/v1/doctor"))
+
+    def login_link(self, to: str = "/") -> str:
+        """A link that opens the server's pages in a browser: for one use, within ten minutes.
+
+        Args:
+            to: The page to go on to: ``/`` for what goes on, ``/mlflow/`` for MLflow.
+
+        Examples:
+            >>> ws.login_link("/mlflow/").startswith(f"{ws.url}/login?code=")
+            True
+        """
+        link = LoginLink.model_validate(self._transport.request("POST", "/api/v1/login-links"))
+        return f"{link.url}&to={quote(to)}"
 
     def shutdown(self, *, everything: bool = False) -> None:
         """Stop the server. Jobs and endpoints go on and are found again by the next one.

@@ -16,7 +16,7 @@ from tunesmith.endpoints.gateway import Gateway
 from tunesmith.endpoints.pool import InstancePool
 from tunesmith.openai.router import create_openai_router
 from tunesmith.server import (
-    docs_page,
+    html_pages,
     mlflow_proxy,
     routes_assets,
     routes_computes,
@@ -74,7 +74,7 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     app.include_router(create_openai_router(gateway, services.endpoints))
     app.include_router(create_score_router(gateway, services.endpoints))
     app.include_router(routes_system.public)
-    app.include_router(docs_page.router)
+    app.include_router(html_pages.router)
     app.include_router(mlflow_proxy.router)
     add_error_handlers(app)
     add_openapi(app)

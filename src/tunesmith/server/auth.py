@@ -111,7 +111,7 @@ class Sessions:
         found = next((known for known in self._links if hmac.compare_digest(known.encode(), code.encode())), None)
         if found is None or self._links.pop(found) < time.monotonic():
             raise NotAuthenticated(
-                "this link was used already, or is too old", way_out="ask for a new one: `tunesmith status` shows how"
+                "this link was used already, or is too old", way_out="ask for a new one: Workspace().login_link()"
             )
         body = f"{int(time.time()) + SESSION_SECONDS}.{secrets.token_urlsafe(16)}"
         return f"{body}.{self._sign(body)}"
@@ -183,5 +183,5 @@ class Guard:
             "no token",
             target="Authorization",
             way_out="send `Authorization: Bearer TOKEN` with the token in the file `token` of the workspace folder; "
-            "in a browser, open the link that `tunesmith status` shows",
+            "in a browser, open the link that Workspace().login_link() gives",
         )

@@ -58,7 +58,11 @@ def delete_job(services: ServicesOf, name: Name) -> Deleted:
     return Deleted(freed_bytes=services.jobs.delete(name))
 
 
-@router.get("/jobs/{name}/events", response_class=StreamingResponse)
+@router.get(
+    "/jobs/{name}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 async def get_events(
     services: ServicesOf,
     lifecycle: LifecycleOf,
