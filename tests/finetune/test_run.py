@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -213,20 +214,19 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     for world, command in ((1, [sys.executable]), (2, launch)):
         done = subprocess.run(
             [*command, str(script), str(world), str(tmp_path)],
-            check=False, capture_output=True, text=True, timeout=150, cwd=root, env={**_environment(), "PYTHONPATH": root},
-        )  # fmt: skip
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": root},
+        )
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 2))
     assert len(one) == len(two) == 3
     for first, second in zip(one, two, strict=True):
         for key in ("loss", "grad_norm", "trained_tokens"):
             assert second[key] == pytest.approx(first[key], rel=1e-5)
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def test_rows_hash_sees_ids_and_loss_flags() -> None:
