@@ -99,8 +99,8 @@ def service(make_service: Callable[..., JobService]) -> JobService:
 
 
 def wait_for(service: JobService, name: str, *, until: Callable[[Job], bool] = lambda job: job.status.terminal) -> Job:
-    """Reconcile until the job is as wanted; two minutes at most."""
-    deadline = time.monotonic() + 120
+    """Reconcile until the job is as wanted; ten minutes at most."""
+    deadline = time.monotonic() + 600
     while True:
         service.reconcile()
         job = service.get(name)
@@ -112,8 +112,8 @@ def wait_for(service: JobService, name: str, *, until: Callable[[Job], bool] = l
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; a minute at most."""
-    deadline = time.monotonic() + 60
+    """Wait for a condition; four minutes at most."""
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
