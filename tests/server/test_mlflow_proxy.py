@@ -67,5 +67,11 @@ def test_mlflows_own_client_and_pages_work(server: RunningServer, http: httpx.Cl
     assert http.put(place, content=(body[i : i + 65536] for i in range(0, len(body), 65536))).status_code == 200
     assert hashlib.sha256(http.get(place).content).digest() == hashlib.sha256(body).digest()
 
+    evil = b"<script>fetch('/api/v1/shutdown', {method: 'POST'})</script>"
+    place = place.replace("big.bin", "page.html")
+    assert http.put(place, content=evil).status_code == 200
+    assert http.get(place).headers["content-security-policy"].startswith("sandbox;")
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+
     log = (server.home / "logs" / "mlflow.log").read_text(errors="replace")
     assert server.token not in log

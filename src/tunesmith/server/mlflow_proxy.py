@@ -31,6 +31,11 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+PAGE_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; frame-ancestors 'self'; base-uri 'self'"
+"""MLflow's pages reach this server only: no usage data leaves the machine."""
+ARTIFACT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""An artifact may be a page that somebody wrote: shown as one, it must not act with the reader's session."""
+ARTIFACTS = ("/get-artifact", "/mlflow-artifacts/")
 KEPT_HERE = HOP_BY_HOP | {"host", "authorization", "cookie", "origin", "referer"}
 """Headers of a request that the child does not get: they are between the caller and this server."""
 
@@ -72,6 +77,9 @@ async def proxy(request: Request, services: ServicesOf, path: str) -> Response:
     for index, (name, value) in enumerate(response.raw_headers):
         if name == b"location" and value.startswith(base.encode()):
             response.raw_headers[index] = (name, value.removeprefix(base.rstrip("/").encode()) or b"/mlflow/")
+    is_artifact = any(part in request.url.path for part in ARTIFACTS)
+    response.headers["content-security-policy"] = ARTIFACT_POLICY if is_artifact else PAGE_POLICY
+    response.headers["x-frame-options"] = "SAMEORIGIN"
     return response
 
 
