@@ -103,7 +103,8 @@ def _peer_python() -> str:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(BUILD / "peer")], check=True)
         (site,) = (BUILD / "peer" / "lib").glob("python*/site-packages")
-        (site / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+        paths = (sysconfig.get_paths()["purelib"], str(ROOT / "src"))
+        (site / "project.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
         requirements = ROOT / "requirements" / "bench.txt"
         subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True)
     return str(python)
