@@ -8,30 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import RunningServer, running_server
+from tests.support.server import RunningServer
 from tests.support.tiny import tiny_conversations
 from tunesmith.client import Workspace
 
 MODULES = ("workspace", "models", "data", "components", "computes", "jobs", "endpoints", "deployments")
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> RunningServer:
-    with running_server(tmp_path_factory.mktemp("examples") / "home") as running:
-        yield running
-
-
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name: str, fresh: RunningServer, tiny_folder: Path, tmp_path: Path) -> None:
+def test_examples(name: str, server: RunningServer, tiny_folder: Path, tmp_path: Path) -> None:
     module = importlib.import_module(f"tunesmith.client.{name}")
     found = [test for test in doctest.DocTestFinder(exclude_empty=True).find(module) if test.examples]
     assert found or name == "deployments"
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    with Workspace(fresh.home, start=False) as ws:
+    with Workspace(server.home, start=False) as ws:
         for test in found:
             test.globs = {
                 "ws": ws,
-                "path": fresh.home,
+                "path": server.home,
                 "model": str(tiny_folder),
                 "train": str(tiny_conversations(tmp_path / "train.jsonl")),
             }

@@ -29,7 +29,7 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_its_files_are_for_the_owner_alone_and_go_when_it_stops(tmp_path: Path) -> None:
+def test_one_server_a_workspace_from_its_start_to_a_kill_and_after(tmp_path: Path) -> None:
     home = tmp_path / "home"
     server = start_server(home)
     address = json.loads((home / "server.json").read_text())
@@ -37,30 +37,26 @@ def test_its_files_are_for_the_owner_alone_and_go_when_it_stops(tmp_path: Path) 
     assert address["process_started"] == psutil.Process(server.process.pid).create_time()
     for name in ("server.json", "server.lock", "server.port", "token", "logs/server.log"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600, name
-    assert server.stop() == 0
+
+    second = run(home)
+    assert second.returncode == 2
+    assert server.url in second.stderr and str(server.process.pid) in second.stderr
+    assert "tunesmith down" in second.stderr
+    assert find_server(home) is not None, "the first one is as it was"
+
+    server.kill()
+    assert (home / "server.json").exists(), "a kill leaves it behind"
+    assert find_server(home) is None, "and nobody believes it"
+
+    command = [sys.executable, "-m", "tunesmith.server", "--workspace", str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as after:
+        assert after.stdout is not None
+        assert server.url in after.stdout.readline(), "the next one takes the same port"
+        after.terminate()
+        assert after.wait(60) == 0
     assert not (home / "server.json").exists()
     assert find_server(home) is None
     assert "Traceback" not in (home / "logs" / "server.log").read_text() + server.output.read_text()
-
-
-def test_a_second_server_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
-    with running_server(tmp_path / "home") as first:
-        done = run(tmp_path / "home")
-        assert done.returncode == 2
-        assert first.url in done.stderr and str(first.process.pid) in done.stderr and "tunesmith down" in done.stderr
-        assert find_server(tmp_path / "home") is not None
-
-
-def test_after_a_kill_the_next_one_starts_at_the_same_port(tmp_path: Path) -> None:
-    server = start_server(tmp_path / "home")
-    server.kill()
-    assert (tmp_path / "home" / "server.json").exists(), "a kill leaves it behind"
-    assert find_server(tmp_path / "home") is None, "and nobody believes it"
-    command = [sys.executable, "-m", "tunesmith.server", "--workspace", str(tmp_path / "home")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as after:
-        assert after.stdout is not None
-        assert server.url in after.stdout.readline()
-        after.terminate()
 
 
 def test_a_port_in_use_is_an_error_with_a_way_out(tmp_path: Path) -> None:
@@ -95,14 +91,10 @@ def test_beyond_loopback_when_told_so(tmp_path: Path) -> None:
         headers = {"host": "evil.example"}
         assert httpx.get(f"{server.url}/healthz", headers=headers, trust_env=False).status_code == 403
         assert httpx.get(f"{server.url}/healthz", headers={"host": "10.1.2.3"}, trust_env=False).status_code == 200
-
-
-def test_shutdown_by_the_api_answers_first(tmp_path: Path) -> None:
-    server = start_server(tmp_path / "home")
-    with server.http as http:
-        answer = http.post("/api/v1/shutdown")
-    assert (answer.status_code, answer.json()["status"]) == (202, "stopping")
-    assert server.process.wait(60) == 0
+        with server.http as http:
+            answer = http.post("/api/v1/shutdown")
+        assert (answer.status_code, answer.json()["status"]) == (202, "stopping"), "it answers before it ends"
+        assert server.process.wait(60) == 0
 
 
 def test_it_imports_no_heavy_package(tmp_path: Path) -> None:

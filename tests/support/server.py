@@ -92,5 +92,5 @@ def end_server(server: RunningServer) -> None:
     with suppress(httpx.HTTPError, subprocess.TimeoutExpired):
         with server.http as http:
             http.post("/api/v1/shutdown", json={"everything": True})
-        server.process.wait(5)
+        server.process.wait(2)
     server.kill()

@@ -31,7 +31,10 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-PAGE_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; frame-ancestors 'self'; base-uri 'self'"
+PAGE_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; base-uri 'self'; "
+    "frame-ancestors 'self'"
+)
 """MLflow's pages reach this server only: no usage data leaves the machine."""
 ARTIFACT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """An artifact may be a page that somebody wrote: shown as one, it must not act with the reader's session."""
