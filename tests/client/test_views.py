@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tunesmith.client import views
+from tunesmith.client.printing import Listing
 from tunesmith.records import assets, compute, endpoints, jobs
 from tunesmith.records.compute import Machine
 from tunesmith.records.workspace import DoctorItem
@@ -170,7 +171,7 @@ ALL = [
     views.ChatAnswer(
         {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": {"total_tokens": 3}}
     ),
-    views.Listing([1, 2], [("number", lambda n: n)]),
+    Listing([1, 2], [("number", lambda n: n)]),
 ]
 
 
@@ -204,10 +205,10 @@ def test_html_of_texts_from_outside_is_escaped() -> None:
 
 
 def test_a_listing_is_a_sequence_that_prints_as_a_table() -> None:
-    listing = views.Listing([3, 4], [("n", lambda n: n), ("twice", lambda n: 2 * n)], what="numbers")
+    listing = Listing([3, 4], [("n", lambda n: n), ("twice", lambda n: 2 * n)], what="numbers")
     assert list(listing) == [3, 4] and len(listing) == 2 and listing[0] == 3 and listing == [3, 4]
     assert [line.split() for line in repr(listing).splitlines()] == [["n", "twice"], ["3", "6"], ["4", "8"]]
-    assert str(views.Listing([], [], what="jobs")) == "no jobs"
+    assert str(Listing([], [], what="jobs")) == "no jobs"
 
 
 def test_answers_give_their_text() -> None:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import quote
 
 from tunesmith.client.files import Files
+from tunesmith.client.printing import Listing
 from tunesmith.client.transport import Transport
-from tunesmith.client.views import Listing
 from tunesmith.errors import NotFound, UserError
 from tunesmith.records.assets import SYSTEM_REGISTRY, WORKSPACE, AssetKind, AssetVersion, UpdateAsset
 from tunesmith.records.workspace import Deleted

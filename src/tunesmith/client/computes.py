@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from tunesmith.client.assets import segment
+from tunesmith.client.printing import Listing
 from tunesmith.client.transport import Transport
-from tunesmith.client.views import Compute, Listing, MachineView
+from tunesmith.client.views import Compute, MachineView
 from tunesmith.records.compute import AllowListCheck, ComputeSize, CreateCompute
 from tunesmith.records.validation import parse
 

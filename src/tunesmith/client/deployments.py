@@ -8,8 +8,9 @@ from typing import Any
 
 from tunesmith.client.assets import segment
 from tunesmith.client.polling import POLL_SECONDS, until_gone
+from tunesmith.client.printing import Listing
 from tunesmith.client.transport import Transport
-from tunesmith.client.views import Deployment, Listing
+from tunesmith.client.views import Deployment
 from tunesmith.errors import DeploymentFailed, Fault, RequestTimeout, error_from_dict
 from tunesmith.records.endpoints import CreateDeployment, ProbeSettings, RequestSettings, UpdateDeployment
 from tunesmith.records.validation import parse

@@ -9,8 +9,9 @@ from typing import Any, Literal, overload
 
 from tunesmith.client.assets import segment
 from tunesmith.client.polling import until_gone
+from tunesmith.client.printing import Listing
 from tunesmith.client.transport import Transport
-from tunesmith.client.views import ChatAnswer, ChatChunk, Endpoint, EndpointKeys, Listing
+from tunesmith.client.views import ChatAnswer, ChatChunk, Endpoint, EndpointKeys
 from tunesmith.errors import Failure, NotAuthenticated, error_from_dict
 from tunesmith.records.endpoints import CreateEndpoint, UpdateEndpoint
 from tunesmith.records.validation import parse

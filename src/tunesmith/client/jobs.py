@@ -9,9 +9,10 @@ from typing import Any
 
 from tunesmith.client.assets import segment
 from tunesmith.client.files import Files
+from tunesmith.client.printing import Listing, seconds_of
 from tunesmith.client.specs import read_spec
 from tunesmith.client.transport import Transport
-from tunesmith.client.views import Job, Listing, seconds_of
+from tunesmith.client.views import Job
 from tunesmith.errors import JobCanceled, JobFailed, Unreachable, error_from_dict
 from tunesmith.records.jobs import JobStatus, MetricPoint, Output, StepExplanation, SubmitJob
 from tunesmith.records.validation import parse

@@ -8,7 +8,8 @@ from typing import Literal
 
 from tunesmith.client.assets import Assets
 from tunesmith.client.files import is_reference
-from tunesmith.client.views import Job, Listing, Model, size_of
+from tunesmith.client.printing import Listing, size_of
+from tunesmith.client.views import Job, Model
 from tunesmith.records.assets import ImportModel, RegisterModel
 from tunesmith.records.validation import parse
 
