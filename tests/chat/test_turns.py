@@ -44,24 +44,39 @@ def test_the_system_message_stays_and_the_oldest_go() -> None:
 @given(
     roles=st.lists(st.sampled_from(["ua", "uata", "uua", "ua"]), min_size=1, max_size=7).map("".join),
     system=st.sampled_from(["", "s"]),
-    limit=st.integers(1, 30),
-    guess=st.integers(1, 9),
+    limit=st.integers(1, 40),
+    told=st.booleans(),
+    off=st.integers(-16, 16),
 )
-def test_as_few_as_will_do_are_left_out(roles: str, system: str, limit: int, guess: int) -> None:
+def test_as_few_as_will_do_are_left_out(roles: str, system: str, limit: int, told: bool, off: int) -> None:
     conversation = talk(system + roles)
+    ranges = exchanges(conversation)
+    measured = []
 
-    def measure(shorter: Conversation) -> int:
-        return len(shorter.messages)
+    def measure(count: int) -> int:
+        measured.append(count)
+        return len(without_oldest(conversation, count).messages)
 
-    count = len(exchanges(conversation))
-    expected = next(
-        (
-            (without_oldest(conversation, n), n)
-            for n in range(1, count)
-            if measure(without_oldest(conversation, n)) <= limit
-        ),
-        None,
-    )
-    assert shorten(conversation, limit, measure, guess=guess) == expected
-    if expected is not None:
-        assert letters(expected[0]).endswith("a")
+    fitting = [n for n in range(1, len(ranges)) if len(without_oldest(conversation, n).messages) <= limit]
+    # The places are off by a little, and by the system message.
+    ends = [end + off * (index % 2) for index, (_, end) in enumerate(ranges)] if told else None
+    found = shorten(conversation, limit, measure, length=len(conversation.messages), ends=ends)
+    assert found == (fitting[0] if fitting else None)
+    assert len(measured) == len(set(measured))
+
+
+def test_two_measurements_settle_it_where_the_places_are_known() -> None:
+    """Ten exchanges of 100 tokens after 50 of the system; the texts are told by their lengths alone."""
+    conversation = talk("s" + "ua" * 10)
+    ends = [50 + 100 * n for n in range(1, 11)]
+    measured = []
+
+    def measure(count: int) -> int:
+        measured.append(count)
+        return 50 + 100 * (10 - count)
+
+    assert shorten(conversation, 420, measure, length=1050, ends=ends) == 7
+    assert measured == [6, 7]  # the first told how long the system message is
+    measured.clear()
+    assert shorten(conversation, 149, measure, length=1050, ends=ends) is None
+    assert measured == [9]

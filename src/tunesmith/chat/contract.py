@@ -153,7 +153,7 @@ class ChatContract:
                 eos_token_ids=tuple(body["eos_token_ids"]),
                 surplus_prompt=body["surplus_prompt"],
                 trailer=body["trailer"],
-                arguments_as_text=body["arguments_as_text"],
+                arguments_as_text=body.get("arguments_as_text", False),
                 accepts=tuple(body["accepts"]),
                 tokenizer_sha256=body["tokenizer_sha256"],
                 probes=tuple(Probe.from_dict(probe) for probe in body["probes"]),

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from tunesmith.chat.encoded import Encoded, LossOn
 from tunesmith.chat.messages import Conversation
 from tunesmith.chat.tokens import ChatTokenizer
-from tunesmith.chat.turns import shorten
+from tunesmith.chat.turns import exchanges, shorten, without_oldest
 from tunesmith.errors import InvalidData, UserError
 
 OnTooLong = Literal["truncate_turns", "drop", "fail"]
@@ -54,20 +54,31 @@ class Fitter:
             shorter = None if self._on_too_long == "drop" else self._shorten(conversation, encoded, self._limit)
             if shorter is None:
                 return Fitted("too_long", conversation, encoded)
-            conversation, removed = shorter
-            encoded = self._tokenizer.encode(conversation, loss_on=self._loss_on)
+            conversation, encoded, removed = shorter
             outcome = "cut"
         if not encoded.spans:
             outcome = "no_trained_tokens"
         return Fitted(outcome, conversation, encoded, removed)
 
-    def _shorten(self, conversation: Conversation, encoded: Encoded, limit: int) -> tuple[Conversation, int] | None:
-        def measure(shorter: Conversation) -> int:
-            return len(self._tokenizer.encode_text(self._tokenizer.render(shorter)))
+    def _shorten(
+        self, conversation: Conversation, encoded: Encoded, limit: int
+    ) -> tuple[Conversation, Encoded, int] | None:
+        tried: dict[int, tuple[Conversation, Encoded]] = {}
 
-        # Where the answers stand tells about how many exchanges have to go.
-        excess = len(encoded.ids) - limit
-        return shorten(conversation, limit, measure, guess=max(1, sum(span.start < excess for span in encoded.spans)))
+        def measure(count: int) -> int:
+            shorter = without_oldest(conversation, count)
+            tried[count] = shorter, self._tokenizer.encode(shorter, loss_on=self._loss_on)
+            return len(tried[count][1].ids)
+
+        # An exchange ends with its last answer; one that carries no loss has no place here.
+        lasts = [
+            max((span.end for span in encoded.spans if begin <= span.message < end), default=None)
+            for begin, end in exchanges(conversation)
+        ]
+        ends = [last for last in lasts if last is not None]
+        known = len(ends) == len(lasts) and self._loss_on != "all"
+        count = shorten(conversation, limit, measure, length=len(encoded.ids), ends=ends if known else None)
+        return None if count is None else (*tried[count], count)
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ def check_written(conversation: Conversation, accepts: Sequence[str], *, prompt:
     ``accepts`` is that of the chat contract. Training on the rest would teach answers to what was never asked.
     """
     for index, message in enumerate(conversation.messages):
-        if message.role == "system" and ("system_prompt" if prompt else "system") not in accepts:
+        if message.role == "system" and not ("system" in accepts or (prompt and "system_prompt" in accepts)):
             what, field = "system message", "role"
         elif message.tool_calls and "tool_calls" not in accepts:
             what, field = "tool calls", "tool_calls"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tunesmith.chat.messages import Conversation
@@ -36,26 +36,43 @@ def without_oldest(conversation: Conversation, count: int) -> Conversation:
 
 
 def shorten(
-    conversation: Conversation, limit: int, measure: Callable[[Conversation], int], *, guess: int = 1
-) -> tuple[Conversation, int] | None:
-    """Leave out as few of the oldest exchanges as make the conversation fit ``limit`` by ``measure``.
+    conversation: Conversation,
+    limit: int,
+    measure: Callable[[int], int],
+    *,
+    length: int,
+    ends: Sequence[int] | None = None,
+) -> int | None:
+    """How few of the oldest exchanges have to go for the conversation to fit ``limit``; ``None`` if the newest alone
+    does not.
 
-    ``guess`` is where to begin looking. Returns the shorter conversation and how many exchanges it lost, or ``None``
-    if even the newest exchange alone is too long.
+    ``measure`` tells the length without so many of them; each call is dear. ``length`` is that of the whole. ``ends``
+    are the places in it where the exchanges end: with them, one or two measurements settle it.
     """
     most = len(exchanges(conversation)) - 1
-    if most < 1:
-        return None
-    low, high = 1, most
-    count = min(max(guess, low), high)
-    best: tuple[Conversation, int] | None = None
+    low, high = 1, most  # fewer than ``low`` do not do; ``best`` does
+    best: int | None = None
+    # What is left after so many exchanges is known up to a constant, the part before the first.
+    rest = [length - end for end in (ends or ())]
+    known = len(rest) == most + 1
+    count = next((n for n in range(1, most + 1) if known and rest[n - 1] <= limit), 1)
     while low <= high:
-        shorter = without_oldest(conversation, count)
-        if measure(shorter) <= limit:
-            best = (shorter, count)
-            high = count - 1
-            count = high  # the guess is nearly always right: its neighbour settles it
+        count = min(max(count, low), high)
+        found = measure(count)
+        if found <= limit:
+            best, high = count, count - 1
         else:
             low = count + 1
-            count = low
+        if known:
+            error = found - rest[count - 1]
+            fits = [n for n in range(low, high + 1) if rest[n - 1] + error <= limit + _SLACK]
+            if best is not None and not fits:
+                break
+            count = fits[0] if fits else high
+        else:
+            count = high if found <= limit else low
     return best
+
+
+_SLACK = 32
+"""Tokens by which a length that was told from another may be off."""
