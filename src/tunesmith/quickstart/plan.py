@@ -38,4 +38,5 @@ PARAMETERS: dict[str, Any] = {
     "logging_steps": 1,
     "save_total_limit": 1,
     "seed": 42,
+    "evaluation_config_params": '{"num_samples": 24, "max_new_tokens": 48}',
 }
