@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +13,9 @@ from tunesmith.chat.messages import Message
 from tunesmith.chat.stream import StreamDecoder
 from tunesmith.errors import Failure, OutOfMemory
 from tunesmith.generate import GenerateEvent, GenerateRequest
-from tunesmith.generate.engines.batcher import Batcher, Job, Limits
+from tunesmith.generate.engines.batcher import Batcher
 from tunesmith.generate.engines.cache import Pass, Shape
+from tunesmith.generate.engines.jobs import Job, Limits
 from tunesmith.generate.sampling import Sampler
 from tunesmith.generate.text import TextAssembler
 
@@ -163,3 +165,36 @@ async def test_closing_cancels_what_waits_too(counter: Counter) -> None:
     batcher.close()
     for each in jobs:
         assert (await read(each))[-1].finish_reason == "cancelled"
+
+
+async def test_counters_may_be_read_from_other_threads_all_the_while(batcher: Batcher) -> None:
+    seen: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            stats = batcher.stats()
+            assert 0 <= stats.running + stats.waiting <= 40
+            seen.append(stats.finished)
+
+    watching = asyncio.create_task(asyncio.to_thread(watch))
+    jobs = [job([1], max_tokens=5, n=2) for _ in range(20)]
+    for each in jobs:
+        batcher.submit(each)
+    await asyncio.gather(*(read(each) for each in jobs))
+    ended.set()
+    await watching
+    assert batcher.stats().finished == 20
+    assert seen == sorted(seen)
+
+
+async def test_a_prompt_there_is_no_room_for_fails_alone(counter: Counter) -> None:
+    huge = Shape(layers=1, kv_heads=2**40, head_dim=2**10, dtype=torch.float32, device=torch.device("cpu"))
+    batcher = Batcher(counter, huge, LIMITS)
+    one = job([1], max_tokens=2)
+    batcher.submit(one)
+    with pytest.raises(OutOfMemory):
+        await read(one)
+    stats = batcher.stats()
+    assert (stats.failed, stats.running, stats.waiting) == (1, 0, 0)
+    batcher.close()

@@ -27,10 +27,10 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metrics: tuple[Metric, ...] = get_args(Metric)
-    num_samples: int = Field(default=32, ge=0)
+    num_samples: int = Field(default=16, ge=0)
     """Conversations to generate answers for, drawn with ``seed`` from the test split; 0 generates none. The loss is
     always over all rows."""
-    max_new_tokens: int = Field(default=96, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
     """Tokens an answer may have."""
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)

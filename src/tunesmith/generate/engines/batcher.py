@@ -16,14 +16,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
-from tunesmith.errors import Failure, OutOfMemory, TunesmithError, Unavailable
-from tunesmith.generate.engines.cache import Pass, Piece, Place, Shape, Shelves, capacity_for
-from tunesmith.generate.sampling import Picked, Sampler, pick_all
-from tunesmith.generate.text import TextAssembler
+from tunesmith.errors import Failure, Unavailable
+from tunesmith.generate.engines.cache import Pass, Piece, Shape, Shelves, capacity_for
+from tunesmith.generate.engines.jobs import Answer, Job, Limits, Reading, as_failure
+from tunesmith.generate.sampling import Picked, pick_all
 from tunesmith.generate.types import EngineStats, FinishReason, GenerateEvent, TokenLogprob, TopLogprob, Usage
 
 log = logging.getLogger(__name__)
@@ -32,77 +32,6 @@ Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Pass], torch.Tenso
 """(ids ``[tokens]``, positions ``[tokens]``, rows whose logits are wanted ``[rows]``, the pass) → logits ``[rows,
 vocabulary]``.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a batch may hold."""
-
-    max_answers: int
-    """Answers generated at once."""
-    cache_bytes: int
-    """Reserved for keys and values of admitted requests, counted at the longest they may become."""
-    context_length: int
-    prompt_tokens_alone: int = 1024
-    """Prompt tokens in one pass while no answer is being generated."""
-    prompt_tokens_beside: int = 256
-    """Prompt tokens in one pass beside answers: what a stream of text is held up by."""
-    rotation_switch: int | None = None
-    """Length at which the model changes the rotations of *all* positions (longrope); the cache is then made anew."""
-
-
-@dataclass(eq=False)
-class Answer:
-    """One choice of a request."""
-
-    job: Job
-    index: int
-    sampler: Sampler
-    text: TextAssembler
-    place: Place = field(default_factory=Place)
-    ids: list[int] = field(default_factory=list)
-    ended: bool = False
-
-
-@dataclass(eq=False)
-class Job:
-    """One request under way. ``outbox`` gets lists of events, or the error that ended it."""
-
-    prompt: list[int]
-    samplers: list[Sampler]
-    texts: list[TextAssembler]
-    max_tokens: int
-    """At most; the context may end the answers before."""
-    stop_ids: frozenset[int]
-    token_text: Callable[[int], str]
-    loop: asyncio.AbstractEventLoop
-    outbox: asyncio.Queue[list[GenerateEvent] | BaseException] = field(default_factory=asyncio.Queue)
-    answers: list[Answer] = field(default_factory=list)
-    cancelled: bool = False
-    reserved: int = 0
-    events: list[GenerateEvent] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.answers = [
-            Answer(self, index, sampler, text)
-            for index, (sampler, text) in enumerate(zip(self.samplers, self.texts, strict=True))
-        ]
-
-    @property
-    def ended(self) -> bool:
-        """Whether every answer has."""
-        return all(answer.ended for answer in self.answers)
-
-
-@dataclass(eq=False)
-class _Reading:
-    """A prompt, or an answer that is read anew, on its way into the cache."""
-
-    ids: list[int]
-    leader: Answer
-    others: list[Answer]
-    """Further choices of the same prompt, which get copies."""
-    done: int = 0
 
 
 class Batcher:
@@ -119,14 +48,16 @@ class Batcher:
         self._given_up: list[Job] = []
         self._closed = False
         self._waiting: deque[Job] = deque()
-        self._reading: list[_Reading] = []
+        self._reading: list[Reading] = []
         self._running: list[Answer] = []
         self._reserved = 0
         self._counts = dict.fromkeys(
             ("requests", "finished", "cancelled", "failed", "prompt_tokens", "completion_tokens", "steps"), 0
         )
         self._busy = 0.0
-        self._thread = threading.Thread(target=self._loop, name="tunesmith-batcher", daemon=True)
+        self._outgoing: list[tuple[Job, list[GenerateEvent] | BaseException]] = []
+        self._told = EngineStats(cache_limit_bytes=limits.cache_bytes)
+        self._thread = threading.Thread(target=self._run, name="tunesmith-batcher", daemon=True)
         self._thread.start()
 
     # ── called from any thread
@@ -159,20 +90,25 @@ class Batcher:
         return choices * capacity_for(longest) * self._token_bytes
 
     def stats(self) -> EngineStats:
-        """Counters now."""
-        counts = dict(self._counts)
-        queued = sum(len(job.answers) for job in [*self._waiting, *self._inbox])
-        reading = sum(1 + len(item.others) for item in list(self._reading))
-        return EngineStats(
-            running=len(self._running) + reading,
-            waiting=queued,
-            busy_seconds=self._busy,
-            cache_bytes=self._shelves.bytes,
-            cache_limit_bytes=self._limits.cache_bytes,
-            **counts,
-        )
+        """Counters, as they were when events were last handed out."""
+        with self._arrived:
+            queued = sum(len(job.answers) for job in self._inbox)
+            return replace(self._told, waiting=self._told.waiting + queued)
 
     # ── the thread
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:  # a fault of ours: nobody may wait for ever
+            with self._arrived:
+                self._closed = True
+                self._waiting.extend(self._inbox)
+                self._inbox.clear()
+            log.critical("the batching loop ended", exc_info=error)
+            self._outgoing += [(job, Failure(f"the engine broke: {error}")) for job in self._all_jobs()]
+            self._hand_out()
+            raise
 
     def _loop(self) -> None:
         while True:
@@ -189,12 +125,37 @@ class Batcher:
             if closed:
                 for job in self._all_jobs():
                     self._cancel(job)
+                self._hand_out()
                 return
             try:
                 self._admit()
                 self._step()
             except Exception as error:
                 self._fail_all(error)
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Tell the counters, then give events to their readers, who so find counters that know of their events."""
+        told = EngineStats(
+            running=len(self._running) + sum(1 + len(item.others) for item in self._reading),
+            waiting=sum(len(job.answers) for job in self._waiting),
+            busy_seconds=self._busy,
+            cache_bytes=self._shelves.bytes,
+            cache_limit_bytes=self._limits.cache_bytes,
+            **self._counts,
+        )
+        with self._arrived:
+            self._told = told
+        for job in self._all_jobs():
+            if job.events:
+                self._post(job)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, list[GenerateEvent] | BaseException]]] = {}
+        for job, item in self._outgoing:
+            by_loop.setdefault(job.loop, []).append((job, item))
+        self._outgoing = []
+        for loop, items in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody reads
+                loop.call_soon_threadsafe(_put, items)
 
     def _busy_now(self) -> bool:
         return bool(self._waiting or self._reading or self._running)
@@ -217,12 +178,15 @@ class Batcher:
             job.reserved = need
             self._reserved += need
             self._counts["prompt_tokens"] += len(job.prompt)
-            self._read(job.prompt, job.answers[0], job.answers[1:])
+            try:
+                self._read(job.prompt, job.answers[0], job.answers[1:])
+            except (MemoryError, RuntimeError) as error:  # no room for this prompt: the others go on
+                self._fail(job, error)
 
     def _read(self, ids: list[int], leader: Answer, others: list[Answer]) -> None:
         leader.place.group = self._group(len(ids))
         self._shelves.begin(leader.place, len(ids))
-        self._reading.append(_Reading(ids, leader, others))
+        self._reading.append(Reading(ids, leader, others))
 
     def _group(self, tokens: int) -> int:
         switch = self._limits.rotation_switch
@@ -243,9 +207,8 @@ class Batcher:
             self._pass(group, [share for share in shares if share[0].leader.place.group == group])
         if groups:
             self._busy += time.perf_counter() - began
-        self._deliver()
 
-    def _share_out(self) -> list[tuple[_Reading, int]]:
+    def _share_out(self) -> list[tuple[Reading, int]]:
         """How many tokens of each prompt this step reads, first come first served."""
         budget = self._limits.prompt_tokens_beside if self._running else self._limits.prompt_tokens_alone
         shares = []
@@ -259,7 +222,7 @@ class Batcher:
             budget -= count
         return shares
 
-    def _pass(self, group: int, shares: list[tuple[_Reading, int]]) -> None:
+    def _pass(self, group: int, shares: list[tuple[Reading, int]]) -> None:
         by_place = {answer.place: answer for answer in self._running}
         ids: list[int] = []
         positions: list[int] = []
@@ -276,7 +239,7 @@ class Batcher:
                 decoding.append(answer)
             shelves.append((shelf, start, torch.tensor(positions[start:], device=self._device)))
         pieces = []
-        read_whole: list[_Reading] = []
+        read_whole: list[Reading] = []
         for item, count in shares:
             draft = item.leader.place.draft
             assert draft is not None
@@ -365,18 +328,9 @@ class Batcher:
         job.events[-1] = replace(job.events[-1], usage=used)
         self._post(job)
 
-    def _deliver(self) -> None:
-        for job in self._all_jobs():
-            if job.events:
-                self._post(job)
-
     def _post(self, job: Job) -> None:
         events, job.events = job.events, []
-        self._send(job, events)
-
-    def _send(self, job: Job, item: list[GenerateEvent] | BaseException) -> None:
-        with contextlib.suppress(RuntimeError):  # its event loop is closed: nobody reads
-            job.loop.call_soon_threadsafe(job.outbox.put_nowait, item)
+        self._outgoing.append((job, events))
 
     # ── requests that end early
 
@@ -404,7 +358,8 @@ class Batcher:
         left = [answer for answer in job.answers if not answer.ended]
         events = [GenerateEvent(answer.index, answer.text.finish(), finish_reason="cancelled") for answer in left]
         events[-1] = GenerateEvent(left[-1].index, events[-1].text, finish_reason="cancelled", usage=used)
-        self._send(job, [*job.events, *events])
+        self._outgoing.append((job, [*job.events, *events]))
+        job.events = []
 
     def _fail_all(self, error: Exception) -> None:
         """A pass failed: what it held is unsure, so every request under way fails; those that wait go on."""
@@ -412,18 +367,15 @@ class Batcher:
         for job in self._all_jobs():
             if job in self._waiting:
                 continue
-            self._free(job)
-            self._counts["failed"] += 1
-            self._send(job, _as_failure(error))
+            self._fail(job, error)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._free(job)
+        self._counts["failed"] += 1
+        job.events = []
+        self._outgoing.append((job, as_failure(error)))
 
 
-def _as_failure(error: Exception) -> TunesmithError:
-    if isinstance(error, TunesmithError):
-        return error
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
-        return OutOfMemory(
-            "the model's pass needs more memory than there is",
-            way_out="fewer requests at once, shorter conversations, or a smaller precision",
-        )
-    return Failure(f"the model's pass failed: {type(error).__name__}: {text}")
+def _put(items: list[tuple[Job, list[GenerateEvent] | BaseException]]) -> None:
+    for job, item in items:
+        job.outbox.put_nowait(item)

@@ -15,8 +15,9 @@ import torch
 
 from tunesmith.chat.tokens import ChatTokenizer
 from tunesmith.errors import InvalidData, InvalidModel
-from tunesmith.generate.engines.batcher import Batcher, Job, Limits
+from tunesmith.generate.engines.batcher import Batcher
 from tunesmith.generate.engines.cache import ATTENTION, Draft, Pass, Piece, Shape, attend
+from tunesmith.generate.engines.jobs import Job, Limits
 from tunesmith.generate.sampling import Sampler
 from tunesmith.generate.text import TextAssembler
 from tunesmith.generate.types import (
