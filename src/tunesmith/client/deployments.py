@@ -50,7 +50,7 @@ class Deployments:
             model: Reference of a model version: ``name:version``, ``name@latest``, ``azureml://registries/…``.
             instance_count: Processes that serve it.
             instance_type: A size; what the machine gives instead is in ``notices``.
-            engine: ``auto``, ``transformers``, ``openvino`` or ``vllm``.
+            engine: ``auto`` or ``transformers``.
             precision: ``auto``, ``32``, ``bf16``, ``16`` or ``int8``.
             request_settings: Limits; times in milliseconds.
             liveness_probe: Times in seconds.

@@ -42,11 +42,7 @@ REQUIRED = (
     Part("fastapi", "the server"),
 )
 OPTIONAL = (
-    Part("openvino-genai", "the fastest serving on CPUs"),
-    Part("vllm", "the fastest serving on GPUs", needs_gpu=True),
-    Part("liger-kernel", "faster training kernels on GPUs", needs_gpu=True),
     Part("bitsandbytes", "4-bit and 8-bit training on GPUs", needs_gpu=True),
-    Part("deepspeed", "apply_deepspeed on GPUs", needs_gpu=True),
     Part("psycopg", "a PostgreSQL database"),
     Part("s3fs", "an artifact store at s3://"),
     Part("adlfs", "an artifact store at abfs://"),
