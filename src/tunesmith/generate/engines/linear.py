@@ -26,7 +26,7 @@ ROWS = (1, 8)
 ROUNDS = 3
 SAMPLE = 6
 """Layers of a shape that are timed in turn, so that weights come from memory and not from a cache."""
-CLEARLY = 0.95
+CLEARLY = 0.85
 """A reordered weight must need less than this share of the time."""
 
 Timer = Callable[[list[torch.Tensor], int], tuple[float, float]]
