@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.chat.encoded import Encoded
-from tunesmith.chat.messages import Conversation
+from tunesmith.chat.rows import EncodedRow
 from tunesmith.errors import DiskFull, InvalidData
 
 PART_ROWS = 4096
@@ -28,20 +27,22 @@ class Part:
 
     def __init__(self) -> None:
         self.ids: list[np.ndarray] = []
-        self.spans: list[list[int]] = []
+        self.spans: list[np.ndarray] = []
         self.rows: list[int] = []
         self.locations: list[str] = []
         self.conversations: list[str] = []
         self._tokens = 0
 
-    def add(self, number: int, conversation: Conversation, encoded: Encoded) -> None:
-        """Take a row."""
-        self.ids.append(np.array(encoded.ids, dtype=np.int32))
-        self.spans.append([edge for span in encoded.spans for edge in (span.start, span.end)])
-        self.rows.append(number)
-        self.locations.append(conversation.source)
-        self.conversations.append(conversation.to_json())
-        self._tokens += len(encoded.ids)
+    def add(self, row: EncodedRow) -> None:
+        """Take a row that was kept."""
+        assert row.ids is not None
+        assert row.spans is not None
+        self.ids.append(row.ids)
+        self.spans.append(row.spans)
+        self.rows.append(row.number)
+        self.locations.append(row.place)
+        self.conversations.append(row.conversation)
+        self._tokens += row.length
 
     @property
     def full(self) -> bool:
@@ -105,10 +106,10 @@ def write_part(folder: Path, number: int, part: Part) -> None:
     """Write a part's conversations, then its rows."""
     import pyarrow as pa
 
-    def lists(arrays: Sequence[Any]) -> Any:
+    def lists(arrays: Sequence[np.ndarray]) -> Any:
         offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        values = np.concatenate([np.asarray(array, dtype=np.int32) for array in arrays])
+        values = np.concatenate(arrays)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
     locations = pa.array(part.locations, pa.string())

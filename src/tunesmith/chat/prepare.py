@@ -1,9 +1,9 @@
 """From conversation files to a prepared data set: render, tokenize, find the answers, cut what is too long, write
-Arrow files.
+Arrow.
 
-Streams in bounded memory; ``tokenizers`` encodes ahead on every core while this thread reads and renders. Finished
-parts are kept in a folder beside the output, under a key of everything they depend on: a run that was cut goes on
-where it was, and a finished output with the same key is taken as it is. The output appears whole, by a rename.
+Streams in bounded memory, on several cores where the source is large enough to pay for it. Finished parts are kept in
+a folder beside the output, under a key of everything they depend on: a run that was cut goes on where it was, and a
+finished output with the same key is taken as it is. The output appears whole, by a rename.
 
 Nothing is silent: every row that is dropped or cut is counted, its place kept (the first ones), and said through the
 reporter.
@@ -25,17 +25,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 import tokenizers
 
-from tunesmith.chat.ahead import encode_ahead
-from tunesmith.chat.encoded import LossOn, Rendered
-from tunesmith.chat.fitting import Fitted, Fitter, OnTooLong, one_of
-from tunesmith.chat.formats import Parsed, parse_row
+from tunesmith.chat.encoded import LossOn
+from tunesmith.chat.fitting import OnTooLong, one_of
+from tunesmith.chat.messages import Conversation
 from tunesmith.chat.notices import nothing_left, say
 from tunesmith.chat.parts import Part, disk_error, move, open_part, read_state, write_json, write_part
 from tunesmith.chat.prepared import FORMAT_VERSION, REPORT_FILE, Count, Prepared, PrepareReport, SourceFile
 from tunesmith.chat.preview import MaskPreview, mask_preview
-from tunesmith.chat.readers import RowReader, find_files
+from tunesmith.chat.readers import Row, RowReader, find_files
+from tunesmith.chat.rows import EncodedRow, EncodeJob
 from tunesmith.chat.statistics import Lengths
 from tunesmith.chat.tokens import ChatTokenizer
+from tunesmith.chat.workers import default_processes, encode_rows
 from tunesmith.errors import Fault, InvalidData, UserError, ValidationFailed
 from tunesmith.reporting import NullReporter, Reporter
 
@@ -60,6 +61,7 @@ def prepare(
     loss_on: LossOn = "assistant",
     reporter: Reporter | None = None,
     work: Path | None = None,
+    processes: int | None = None,
 ) -> Prepared:
     """Prepare the conversations of ``source`` (files or folders) for a model and write them to ``output``, a new
     folder.
@@ -78,7 +80,7 @@ def prepare(
     today = tokenizer.today or datetime.now()
     # One day for the whole run, for templates that print it.
     tokenizer = ChatTokenizer(tokenizer.tokenizer_json, tokenizer.contract, today=today)
-    fitter = Fitter(tokenizer, limit=limit, on_too_long=on_too_long, loss_on=loss_on)
+    job = EncodeJob.of(tokenizer, loss_on=loss_on, limit=limit, on_too_long=on_too_long, keep=True)
     files = [file for path in ([source] if isinstance(source, Path) else source) for file in find_files(Path(path))]
     sources = tuple(_fingerprint(file) for file in files)
     settings = {"max_seq_length": limit, "on_too_long": on_too_long, "on_faulty": on_faulty, "loss_on": loss_on}
@@ -97,10 +99,11 @@ def prepare(
         )
     aside = (work or output.parent) / f".{output.name}.{key[:16]}.unfinished"
     aside.mkdir(parents=True, exist_ok=True)
-    run = _Run(tokenizer, fitter, aside, loss_on, on_faulty, reporter)
+    count = default_processes(sum(source.bytes for source in sources)) if processes is None else processes
+    run = _Run(tokenizer, job, aside, on_faulty, count, reporter)
     try:
         run.process(files)
-        report = run.report(sources, key, limit, on_too_long, today)
+        report = run.report(sources, key)
         if report.rows_kept == 0:
             raise nothing_left(report, files)
         write_json(aside / REPORT_FILE, report.to_dict())
@@ -198,16 +201,12 @@ class _Tally:
         return Count(self.counts.get(what, 0), tuple(self.places.get(what, ())))
 
 
-@dataclass(slots=True)
-class _Item:
-    """A row on its way: what it says, and the file and row to go on with after it."""
+@dataclass(frozen=True, slots=True)
+class _After:
+    """Where to go on after a row: its file and how many rows of it were read; and how many bytes that were."""
 
-    number: int
-    place: str
-    parsed: Parsed
-    faults: list[Fault]
-    rendered: Rendered | None
-    after: tuple[int, int]
+    file: int
+    rows: int
     bytes_read: int
 
 
@@ -215,17 +214,17 @@ class _Run:
     def __init__(
         self,
         tokenizer: ChatTokenizer,
-        fitter: Fitter,
+        job: EncodeJob,
         folder: Path,
-        loss_on: LossOn,
         on_faulty: OnFaulty,
+        processes: int,
         reporter: Reporter,
     ) -> None:
         self._tokenizer = tokenizer
-        self._fitter = fitter
+        self._job = job
         self._folder = folder
-        self._loss_on: LossOn = loss_on
         self._on_faulty = on_faulty
+        self._processes = processes
         self._reporter = reporter
         self._tally = _Tally()
         self._faults: list[Fault] = []
@@ -235,25 +234,19 @@ class _Run:
         self._parts = 0
         self._resumed_rows = 0
         self._started = time.monotonic()
-        contract = tokenizer.contract
-        self._ends = frozenset(contract.eos_token_ids)
-        self._writes_tools = "tools" in contract.accepts or contract.tool_template is not None
 
     def process(self, files: Sequence[Path]) -> None:
-        """Read, render and encode everything that no earlier run has written."""
+        """Read and encode everything that no earlier run has written."""
         begin = self._resume()
         total = sum(file.stat().st_size for file in files)
-        after = begin
-        for item, encoded in encode_ahead(self._items(files, begin), self._tokenizer):
-            after = item.after
-            self._count(item)
-            if encoded is not None and item.parsed.conversation is not None and not self._failed:
-                self._keep(item, self._fitter.fit(item.parsed.conversation, encoded))
-                if self._part.full:
-                    self._flush(after)
+        after = _After(*begin, 0)
+        for row, after in encode_rows(self._rows(files, begin), self._job, processes=self._processes):
+            self._take(row)
+            if self._part.full:
+                self._flush(after)
             if not self._tally.rows_read % 64:
-                share = item.bytes_read / max(1, total)
-                self._reporter.progress("prepare", item.bytes_read, total, unit="bytes", values=self._values(share))
+                share = after.bytes_read / max(1, total)
+                self._reporter.progress("prepare", after.bytes_read, total, unit="bytes", values=self._values(share))
         if self._failed:
             count = self._tally.counts["faulty"]
             raise ValidationFailed(
@@ -266,65 +259,56 @@ class _Run:
         self._flush(after)
         self._reporter.progress("prepare", total, total, unit="bytes", values=self._values(1.0))
 
-    def _items(self, files: Sequence[Path], begin: tuple[int, int]) -> Iterator[_Item]:
+    def _rows(self, files: Sequence[Path], begin: tuple[int, int]) -> Iterator[tuple[Row, _After]]:
         done = 0
-        broken = False
         for file_number, file in enumerate(files):
             reader = RowReader(file)
             for row_number, row in enumerate(reader, 1):
-                if (file_number, row_number) <= begin:
-                    continue
-                parsed = parse_row(row)
-                faults, rendered = parsed.faults, None
-                if parsed.conversation is not None:
-                    try:
-                        rendered = self._tokenizer.render_marked(parsed.conversation, loss_on=self._loss_on)
-                    except InvalidData as error:
-                        faults = [Fault(error.message, error.target, error.code, error.way_out)]
-                broken = broken or (bool(faults) and self._on_faulty == "fail")
-                after = (file_number, row_number)
-                # Once the run is to fail, the rest is only looked through for more faults.
-                text = None if broken else rendered
-                yield _Item(row.number, row.location, parsed, faults, text, after, done + reader.bytes_read)
+                if (file_number, row_number) > begin:
+                    yield row, _After(file_number, row_number, done + reader.bytes_read)
             done += reader.total_bytes
 
-    def _count(self, item: _Item) -> None:
-        tally, parsed = self._tally, item.parsed
+    def _take(self, row: EncodedRow) -> None:
+        tally = self._tally
         tally.rows_read += 1
-        for name in parsed.ignored:
+        for name in row.ignored:
             tally.ignored[name] = tally.ignored.get(name, 0) + 1
-        for note in parsed.notes:
+        for note in row.notes:
             tally.notes[note] = tally.notes.get(note, 0) + 1
-        if item.faults:
-            tally.happened("faulty", item.place)
+        tally.tools_ignored += row.tools_ignored
+        if row.outcome in ("faulty", "refused"):
+            tally.happened("faulty", row.place)
             if self._on_faulty == "fail":
                 self._failed = True
-                self._faults += item.faults[: FAULTS_SHOWN - len(self._faults)]
-        elif parsed.conversation is not None and parsed.conversation.tools and not self._writes_tools:
-            tally.tools_ignored += 1
-
-    def _keep(self, item: _Item, fitted: Fitted) -> None:
-        tally, encoded = self._tally, fitted.encoded
-        if fitted.outcome != "kept":
-            tally.happened(fitted.outcome, item.place)
-        if fitted.outcome in ("too_long", "no_trained_tokens"):
+                self._faults += row.faults[: FAULTS_SHOWN - len(self._faults)]
             return
-        tally.rows_kept += 1
-        tally.tokens += len(encoded.ids)
-        tally.trained_tokens += encoded.trained_count
-        tally.exchanges_removed += fitted.exchanges_removed
-        tally.ends_trained += any(encoded.ids[span.end - 1] in self._ends for span in encoded.spans)
-        tally.marked += encoded.method == "marked"
-        if len(tally.previews) < PREVIEW_ROWS:
-            shown = mask_preview(self._tokenizer, fitted.conversation, encoded, limit=PREVIEW_TOKENS)
-            tally.previews.append(shown.to_dict())
-        self._part.add(item.number, fitted.conversation, encoded)
+        if row.faults:  # too long, and long rows are to fail
+            fault = row.faults[0]
+            raise InvalidData(fault.message, target=fault.target, way_out=fault.way_out)
+        if row.outcome != "kept":
+            tally.happened(row.outcome, row.place)
+        if row.outcome in ("kept", "cut") and not self._failed:
+            self._keep(row)
 
-    def _flush(self, after: tuple[int, int]) -> None:
+    def _keep(self, row: EncodedRow) -> None:
+        tally = self._tally
+        tally.rows_kept += 1
+        tally.tokens += row.length
+        tally.trained_tokens += row.trained
+        tally.exchanges_removed += row.exchanges_removed
+        tally.ends_trained += row.ends_trained
+        tally.marked += row.marked
+        if len(tally.previews) < PREVIEW_ROWS:
+            conversation = Conversation.from_json(row.conversation, source=row.place)
+            encoded = self._tokenizer.encode(conversation, loss_on=self._job.loss_on)
+            tally.previews.append(mask_preview(self._tokenizer, conversation, encoded, limit=PREVIEW_TOKENS).to_dict())
+        self._part.add(row)
+
+    def _flush(self, after: _After) -> None:
         if self._part.rows:
             self._lengths.append(self._part.lengths())
             write_part(self._folder, self._parts, self._part)
-            state = {"after": list(after), "tally": asdict(self._tally)}
+            state = {"after": [after.file, after.rows], "tally": asdict(self._tally)}
             write_json(self._folder / f"{self._parts:05d}.state.json", state)
             self._part = Part()
             self._parts += 1
@@ -359,11 +343,10 @@ class _Run:
             values["eta_s"] = round(seconds * (1 - share) / max(1e-9, done_now), 1)
         return values
 
-    def report(
-        self, sources: tuple[SourceFile, ...], key: str, limit: int, on_too_long: OnTooLong, today: datetime
-    ) -> PrepareReport:
+    def report(self, sources: tuple[SourceFile, ...], key: str) -> PrepareReport:
         """The report of everything, resumed parts included."""
-        tally = self._tally
+        tally, job = self._tally, self._job
+        assert job.limit is not None
         reasons = ("too_long", "no_trained_tokens", "faulty")
         return PrepareReport(
             rows_read=tally.rows_read,
@@ -380,13 +363,13 @@ class _Run:
             tools_ignored=tally.tools_ignored,
             ignored_fields=dict(Counter(tally.ignored).most_common()),
             notes=tally.notes,
-            max_seq_length=limit,
-            on_too_long=on_too_long,
-            loss_on=self._loss_on,
+            max_seq_length=job.limit,
+            on_too_long=job.on_too_long,
+            loss_on=job.loss_on,
             contract_sha256=self._tokenizer.contract.sha256,
             sources=sources,
             key=key,
-            rendered_on=str(today.date()),
+            rendered_on=str(job.today.date()),
             seconds=round(time.monotonic() - self._started, 3),
             preview=tuple(MaskPreview.from_dict(part) for part in tally.previews),
         )

@@ -49,6 +49,30 @@ class Row:
         self.fault = fault
         self.raw = raw
 
+    @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        return len(self.raw) if self.raw is not None else _characters(self.data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Text is quicker to send to another process, and to read there again, than objects."""
+        if self.raw is not None and self.data is not None:
+            return _reread, (self.raw, self.location, self.line, self.number)
+        return Row, (self.data, self.location, self.line, self.number, self.fault, self.raw)
+
+
+def _reread(raw: bytes, location: str, line: int, number: int) -> Row:
+    return Row(orjson.loads(raw), location, line, number, None, raw)
+
+
+def _characters(value: Any) -> int:
+    kind = type(value)
+    if kind is str:
+        return len(value)
+    if kind is dict:
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if kind is list else 8
+
 
 def find_files(path: Path) -> list[Path]:
     """The data files at a path: the file itself, or those of a folder, by name.

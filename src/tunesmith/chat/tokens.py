@@ -14,10 +14,9 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
-
-from tokenizers import Encoding
 
 from tunesmith.chat.contract import (
     CONTRACT_FILE,
@@ -43,6 +42,7 @@ from tunesmith.chat.shape import learn_shape, token_pattern
 from tunesmith.chat.spans import NotFoundInText, SpanFinder, TextSpan
 from tunesmith.chat.stream import StreamDecoder
 from tunesmith.chat.template import ChatTemplate, TemplateRefused
+from tunesmith.chat.units import Places, UnitEncoder, WholePlaces
 from tunesmith.errors import InvalidData, InvalidModel, UserError
 
 PROBES_AT_LEAST = 5
@@ -77,6 +77,10 @@ class ChatTokenizer:
             surplus_prompt=contract.surplus_prompt,
             trailer=contract.trailer,
         )
+
+    @cached_property
+    def _units(self) -> UnitEncoder | None:
+        return UnitEncoder.of(self._tokenizer, self.tokenizer_json)
 
     # ── opening and making
 
@@ -230,12 +234,20 @@ class ChatTokenizer:
     def encode(self, conversation: Conversation, *, loss_on: LossOn = "assistant") -> Encoded:
         """The ids of a conversation, and which carry loss. Raises ``InvalidData`` as ``render_marked`` does."""
         rendered = self.render_marked(conversation, loss_on=loss_on)
-        return self._locate(self._tokenizer.encode(rendered.text, add_special_tokens=False), rendered)
+        encoding = self._tokenizer.encode(rendered.text, add_special_tokens=False)
+        return self._locate(WholePlaces(encoding, len(rendered.text)), rendered)
 
     def encode_batch(self, rendered: Sequence[Rendered]) -> list[Encoded]:
-        """Many at once, on as many cores as ``tokenizers`` takes (``TOKENIZERS_PARALLELISM``)."""
-        encodings = self._tokenizer.encode_batch([item.text for item in rendered], add_special_tokens=False)
-        return [self._locate(encoding, item) for encoding, item in zip(encodings, rendered, strict=True)]
+        """Many at once: the same ids as ``encode``, several times faster where the tokenizer allows (see
+        ``units.py``).
+        """
+        texts = [item.text for item in rendered]
+        if self._units is not None:
+            places: Sequence[Places] = self._units.encode(texts)
+        else:
+            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            places = [WholePlaces(encoding, len(text)) for encoding, text in zip(encodings, texts, strict=True)]
+        return [self._locate(found, item) for found, item in zip(places, rendered, strict=True)]
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The ids of messages with the generation prompt: what a model is given to answer."""
@@ -331,44 +343,27 @@ class ChatTokenizer:
             kept.append(TextSpan(len(messages) - 1, position, len(text), "prefix"))
         return tuple(kept)
 
-    def _locate(self, encoding: Encoding, rendered: Rendered) -> Encoded:
+    def _locate(self, places: Places, rendered: Rendered) -> Encoded:
         """Spans of text to runs of tokens.
 
         A token belongs to a span if it stands for a character of it. At its beginning there is one exception: an
         added token that began before the span (``<|assistant|>`` of Phi-3 swallows the white space after it) was the
         template's.
         """
-        ids: list[int] = encoding.ids
+        ids = places.ids
         spans: list[TokenSpan] = []
-        size = len(rendered.text)
         for span in rendered.spans:
-            first = self._token_at(encoding, span.start, size, len(ids))
-            if first < len(ids) and _begin(encoding, first) < span.start and ids[first] in self._added_ids:
+            first = places.token_at(span.start)
+            if first < len(ids) and ids[first] in self._added_ids and places.begin(first) < span.start:
                 first += 1
-            last = self._token_at(encoding, span.end, size, len(ids))
-            # A token that reaches over the end of the span belongs to it.
-            if last < len(ids) and _begin(encoding, last) < span.end:
-                last += 1
+            last = places.token_at(span.end)
+            if last < len(ids) and places.begin(last) < span.end:
+                last += 1  # a token that reaches over the end of the span belongs to it
             if spans and first < spans[-1].end:
                 first = spans[-1].end
             if last > first:
                 spans.append(TokenSpan(span.index, first, last))
         return Encoded(ids, tuple(spans), rendered.method)
-
-    @staticmethod
-    def _token_at(encoding: Encoding, position: int, size: int, count: int) -> int:
-        """The first token that stands for a character at or after ``position``."""
-        while position < size:
-            token: int | None = encoding.char_to_token(position)
-            if token is not None:
-                return token
-            position += 1  # a character that the tokenizer's normaliser left out
-        return count
-
-
-def _begin(encoding: Encoding, token: int) -> int:
-    place = encoding.token_to_chars(token)
-    return 0 if place is None else place[0]
 
 
 def _trained_answers(messages: Sequence[Message], loss_on: LossOn) -> list[int]:

@@ -10,22 +10,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tunesmith.chat.ahead import encode_ahead
 from tunesmith.chat.duplicates import DuplicateFinder, content_hash
-from tunesmith.chat.encoded import LossOn, Rendered
-from tunesmith.chat.fitting import Fitter, OnTooLong
+from tunesmith.chat.encoded import LossOn
+from tunesmith.chat.fitting import OnTooLong
 from tunesmith.chat.formats import parse_row
 from tunesmith.chat.messages import Conversation, Message
 from tunesmith.chat.packing import pack
 from tunesmith.chat.readers import Row, RowReader, find_files
 from tunesmith.chat.report import CheckedFile, CheckReport, Finding, Level, TokenReport
+from tunesmith.chat.rows import EncodeJob
 from tunesmith.chat.statistics import Lengths
 from tunesmith.chat.tokens import ChatTokenizer
+from tunesmith.chat.workers import default_processes, encode_rows
 from tunesmith.errors import Fault, InvalidData
 from tunesmith.reporting import NullReporter, Reporter
 
@@ -41,27 +41,27 @@ def check(
     loss_on: LossOn = "assistant",
     limit: int = 100,
     reporter: Reporter | None = None,
+    processes: int | None = None,
 ) -> CheckReport:
     """Check files (or folders) of conversations.
 
     With a ``tokenizer`` the rows are encoded as training would, which tells lengths, the tokens that carry loss and
     what the model's template refuses; with ``max_seq_length`` (in tokens) as well which rows are cut or dropped under
-    ``on_too_long``. ``limit`` is how many places of each kind of fault are kept; all are counted.
+    ``on_too_long``. ``limit`` is how many places of each kind of fault are kept; all are counted. ``processes``
+    encode at once (default: one for a small source, else one a core, at most four).
 
     Raises ``NotFound`` for a path that does not exist; every other fault is in the report.
     """
     files = [file for path in ([paths] if isinstance(paths, Path | str) else paths) for file in find_files(Path(path))]
     with DuplicateFinder() as duplicates:
-        run = _Check(
-            files, tokenizer, max_seq_length, on_too_long, loss_on, limit, reporter or NullReporter(), duplicates
-        )
-        return run.report()
-
-
-@dataclass(slots=True)
-class _Item:
-    conversation: Conversation
-    rendered: Rendered | None
+        run = _Check(files, loss_on, limit, reporter or NullReporter(), duplicates)
+        if tokenizer is None:
+            for _ in run.sound_rows():
+                pass
+            return run.report(None, np.zeros(0, np.int32))
+        job = EncodeJob.of(tokenizer, loss_on=loss_on, limit=max_seq_length, on_too_long=on_too_long, keep=False)
+        count = default_processes(sum(file.stat().st_size for file in files)) if processes is None else processes
+        return run.report(*run.measure(job, tokenizer.contract.sha256, count))
 
 
 class _Findings:
@@ -95,18 +95,12 @@ class _Check:
     def __init__(
         self,
         files: Sequence[Path],
-        tokenizer: ChatTokenizer | None,
-        max_seq_length: int | None,
-        on_too_long: OnTooLong,
         loss_on: LossOn,
         limit: int,
         reporter: Reporter,
         duplicates: DuplicateFinder,
     ) -> None:
         self._files = files
-        self._tokenizer = tokenizer
-        self._max_seq_length = max_seq_length
-        self._on_too_long: OnTooLong = on_too_long
         self._loss_on: LossOn = loss_on
         self._reporter = reporter
         self._duplicates = duplicates
@@ -124,14 +118,8 @@ class _Check:
         self._with_tools = 0
         self._started = time.monotonic()
 
-    def report(self) -> CheckReport:
-        """Read everything."""
-        if self._tokenizer is None:
-            for _ in self._conversations():
-                pass
-            tokens, kept_lengths = None, np.zeros(0, np.int32)
-        else:
-            tokens, kept_lengths = self._measure(self._tokenizer)
+    def report(self, tokens: TokenReport | None, kept_lengths: np.ndarray) -> CheckReport:
+        """The report, once everything was read."""
         found = self._duplicates.result(examples=self._limit)
         for repeated, first in found.examples:
             place, earlier = self._location(repeated), self._location(first)
@@ -160,8 +148,8 @@ class _Check:
 
     # ── reading
 
-    def _conversations(self) -> Iterator[Conversation]:
-        """The conversations that have no error as such; counts everything on the way."""
+    def sound_rows(self) -> Iterator[tuple[Row, None]]:
+        """The rows that have no error as such; counts everything on the way."""
         total = sum(file.stat().st_size for file in self._files)
         done = 0
         for number, file in enumerate(self._files):
@@ -175,8 +163,8 @@ class _Check:
             before = self._rows
             for row in reader:
                 self._rows += 1
-                if (conversation := self._conversation(row, number << 40)) is not None:
-                    yield conversation
+                if self._sound(row, number << 40):
+                    yield row, None
                 if not self._rows % _PROGRESS_ROWS:
                     self._progress(done + reader.bytes_read, total)
             if self._rows == before:
@@ -187,7 +175,7 @@ class _Check:
             self._checked.append(CheckedFile(str(file), reader.format, reader.total_bytes, self._rows - before))
         self._progress(total, total)
 
-    def _conversation(self, row: Row, file: int) -> Conversation | None:
+    def _sound(self, row: Row, file: int) -> bool:
         parsed = parse_row(row)
         if parsed.notes:
             self._notes.update(parsed.notes)
@@ -198,7 +186,7 @@ class _Check:
         conversation = parsed.conversation
         if conversation is None:
             self._error(parsed.faults)
-            return None
+            return False
         messages = conversation.messages
         roles = [message.role for message in messages]
         self._roles.update(roles)
@@ -208,11 +196,11 @@ class _Check:
         self._duplicates.add(content_hash(conversation), file | row.line)
         if (answers := self._trained(messages, roles)) == 0:
             self._error([_nothing_to_learn(conversation, roles)])
-            return None
+            return False
         self._answers += answers
         for fault in order_faults(conversation):
             self._findings.add("warning", fault)
-        return conversation
+        return True
 
     def _trained(self, messages: Sequence[Message], roles: Sequence[str]) -> int:
         if self._loss_on == "all":
@@ -236,63 +224,36 @@ class _Check:
             values["eta_s"] = round(seconds * (total - done) / done, 1)
         self._reporter.progress("check", done, total, unit="bytes", values=values)
 
-    # ── tokens
-
-    def _items(self, tokenizer: ChatTokenizer) -> Iterator[_Item]:
-        writes_tools = "tools" in tokenizer.contract.accepts or tokenizer.contract.tool_template is not None
-        for conversation in self._conversations():
-            try:
-                rendered = tokenizer.render_marked(conversation, loss_on=self._loss_on)
-            except InvalidData as error:
-                self._error([Fault(error.message, error.target, "TemplateRefuses", error.way_out)])
-                continue
-            for index, message in enumerate(conversation.messages):
-                if special := tokenizer.special_tokens_in(message.content):
-                    place = f"{conversation.source}#messages[{index}].content"
-                    text = f"writes out the model's special token {special[0]!r}, which will be taken for the real one"
-                    self._findings.add("warning", Fault(text, place, "SpecialTokenInText", "remove it from the text"))
-            if conversation.tools and not writes_tools:
-                text = "describes tools, which this model's chat template does not write"
-                place = f"{conversation.source}#tools"
-                self._findings.add("warning", Fault(text, place, "ToolsIgnored", "choose a model made for tools"))
-            yield _Item(conversation, rendered)
-
-    def _measure(self, tokenizer: ChatTokenizer) -> tuple[TokenReport, np.ndarray]:
-        fitter = Fitter(tokenizer, limit=self._max_seq_length, on_too_long=self._on_too_long, loss_on=self._loss_on)
-        ends = frozenset(tokenizer.contract.eos_token_ids)
+    def measure(self, job: EncodeJob, contract_sha256: str, processes: int) -> tuple[TokenReport, np.ndarray]:
+        """Encode the sound rows as training would; the report and the lengths of the rows that would be kept."""
         before: list[int] = []
         kept: list[int] = []
         outcomes: Counter[str] = Counter()
         trained = ends_trained = marked = removed = 0
-        for item, encoded in encode_ahead(self._items(tokenizer), tokenizer):
-            assert encoded is not None
-            before.append(len(encoded.ids))
-            try:
-                fitted = fitter.fit(item.conversation, encoded)
-            except InvalidData as error:
-                self._error([Fault(error.message, error.target, "TooLong", error.way_out)])
-                outcomes["too_long"] += 1
+        for row, _ in encode_rows(self.sound_rows(), job, processes=processes):
+            if row.faults:
+                self._error(row.faults)
+            for fault in row.warnings:
+                self._findings.add("warning", fault)
+            if row.outcome == "refused":
                 continue
-            outcomes[fitted.outcome] += 1
-            if fitted.outcome in ("kept", "cut"):
-                ids, spans = fitted.encoded.ids, fitted.encoded.spans
-                kept.append(len(ids))
-                trained += fitted.encoded.trained_count
-                ends_trained += any(ids[span.end - 1] in ends for span in spans)
-                marked += fitted.encoded.method == "marked"
-                removed += fitted.exchanges_removed
-            elif fitted.outcome == "no_trained_tokens":
-                self._error(
-                    [Fault("no token carries loss", item.conversation.source, "NoTrainedTokens", "leave it out")]
-                )
+            before.append(row.length_before)
+            outcomes[row.outcome] += 1
+            if row.outcome in ("kept", "cut"):
+                kept.append(row.length)
+                trained += row.trained
+                ends_trained += row.ends_trained
+                marked += row.marked
+                removed += row.exchanges_removed
+            elif row.outcome == "no_trained_tokens":
+                self._error([Fault("no token carries loss", row.place, "NoTrainedTokens", "leave the row out")])
         lengths = np.array(kept, dtype=np.int32)
-        limit = self._max_seq_length
         report = TokenReport(
             lengths=Lengths.of(np.array(before, dtype=np.int32)),
-            contract_sha256=tokenizer.contract.sha256,
-            loss_on=self._loss_on,
-            on_too_long=self._on_too_long,
-            max_seq_length=limit,
+            contract_sha256=contract_sha256,
+            loss_on=job.loss_on,
+            on_too_long=job.on_too_long,
+            max_seq_length=job.limit,
             kept_rows=len(kept),
             cut_rows=outcomes["cut"],
             exchanges_removed=removed,
@@ -300,7 +261,7 @@ class _Check:
             dropped_without_loss=outcomes["no_trained_tokens"],
             tokens=int(lengths.sum(dtype=np.int64)),
             trained_tokens=trained,
-            packed_sequences=None if limit is None else len(pack(lengths, limit, seed=0)),
+            packed_sequences=None if job.limit is None else len(pack(lengths, job.limit, seed=0)),
             ends_trained=ends_trained,
             marked=marked,
         )
