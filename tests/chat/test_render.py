@@ -32,7 +32,7 @@ def test_a_report(tmp_path: Path, chatml: ChatTokenizer) -> None:
     text = shown(render_report(check(path, tokenizer=chatml, max_seq_length=64), faults=6))
     assert f"{path}  (jsonl, " in text
     assert "33, 3 sound  (openai 33)" in text
-    assert "NoAssistant  error, 30 times" in text
+    assert "NoAssistant  30 errors" in text
     assert "… and 27 more" in text
     assert text.count("→ add the answer, or leave the row out") == 1
     # A long path of the test's folder is folded over lines.
@@ -45,7 +45,7 @@ def test_a_report(tmp_path: Path, chatml: ChatTokenizer) -> None:
 
 def test_a_report_without_tokens(tmp_path: Path) -> None:
     text = shown(render_report(check(write(tmp_path / "a.jsonl", [[Q, A]]))))
-    assert "Sound: 1 of 1 conversations are sound." in text
+    assert "Sound: 1 of 1 conversation is sound." in text
     assert "max_seq_length" not in text
 
 

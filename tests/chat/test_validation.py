@@ -162,7 +162,7 @@ def test_what_a_check_foretells_is_what_preparation_does(tmp_path: Path, chatml:
     assert report.tokens.packed_sequences == 3
     assert report.tokens.ends_trained == 4
     assert report.sound  # rows left out by a policy are no errors
-    assert "3 rows are cut; 1 rows are dropped" in report.summary()
+    assert "3 rows cut; 1 row dropped" in report.summary()
 
 
 def test_rows_too_long_are_errors_with_fail(tmp_path: Path, chatml: ChatTokenizer) -> None:

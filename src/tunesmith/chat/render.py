@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tunesmith.chat.parsing import NOTES
 from tunesmith.chat.preview import MaskPreview
-from tunesmith.chat.report import CheckReport, TokenReport
+from tunesmith.chat.report import CheckReport, TokenReport, counted
 from tunesmith.chat.statistics import Histogram
 from tunesmith.errors import Fault
 
@@ -120,7 +120,7 @@ def _findings(report: CheckReport, limit: int) -> Iterator[RenderableType]:
         style = "red" if finding.level == "error" else "yellow"
         yield Text()
         heading = Text(finding.code, style=f"bold {style}")
-        heading.append(f"  {finding.level}, {finding.count:,} times" if finding.count > 1 else f"  {finding.level}")
+        heading.append(f"  {counted(finding.count, finding.level)}")
         yield heading
         shown = [fault for fault in finding.faults if id(fault) in chosen]
         ways_out = {fault.way_out for fault in shown}

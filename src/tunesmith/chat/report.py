@@ -15,6 +15,11 @@ Level = Literal["error", "warning"]
 """``error``: the row, or the file from there on, cannot be trained on. ``warning``: it can, but is it meant?"""
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Everything of one kind that was found: the exact count, and the first places."""
@@ -124,14 +129,15 @@ class CheckReport:
 
     def summary(self) -> str:
         """The report in one line."""
-        parts = [f"{self.sound_rows:,} of {self.rows:,} conversations are sound"]
-        parts += [f"{self.errors:,} errors"] if self.errors else []
-        parts += [f"{self.warnings:,} warnings"] if self.warnings else []
+        verb = "is" if self.rows == 1 else "are"
+        parts = [f"{self.sound_rows:,} of {counted(self.rows, 'conversation')} {verb} sound"]
+        parts += [counted(self.errors, "error")] if self.errors else []
+        parts += [counted(self.warnings, "warning")] if self.warnings else []
         if self.tokens is not None:
-            parts.append(f"{self.tokens.tokens:,} tokens, {self.tokens.trained_tokens:,} of them carry loss")
-            parts += [f"{self.tokens.cut_rows:,} rows are cut"] if self.tokens.cut_rows else []
+            parts.append(f"{counted(self.tokens.tokens, 'token')}, {self.tokens.trained_tokens:,} with loss")
+            parts += [f"{counted(self.tokens.cut_rows, 'row')} cut"] if self.tokens.cut_rows else []
             dropped = self.tokens.dropped_too_long + self.tokens.dropped_without_loss
-            parts += [f"{dropped:,} rows are dropped"] if dropped else []
+            parts += [f"{counted(dropped, 'row')} dropped"] if dropped else []
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
