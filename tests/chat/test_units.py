@@ -57,6 +57,14 @@ def make(pre_tokenizer: pre_tokenizers.PreTokenizer, normalizer: normalizers.Nor
 
 
 TOKENIZERS = {name: make(part) for name, part in PRE_TOKENIZERS.items()}
+TOKENIZERS["greedy"] = make(byte_level())
+TOKENIZERS["greedy"].add_special_tokens(
+    [
+        AddedToken("<right>", rstrip=True, normalized=False, special=True),
+        AddedToken("<left>", lstrip=True, normalized=False, special=True),
+        AddedToken("<both>", lstrip=True, rstrip=True, normalized=False, special=True),
+    ]
+)
 TOKENIZERS["nfc"] = make(PRE_TOKENIZERS["pattern 0"], normalizers.NFC())
 
 PIECES = st.sampled_from(
@@ -155,9 +163,9 @@ def test_other_tokenizers_are_left_alone(name: str) -> None:
     assert UnitEncoder.of(OTHERS[name], OTHERS[name].to_str().encode()) is None
 
 
-def test_greedy_added_tokens_are_left_alone() -> None:
+def test_tokens_of_whole_words_are_left_alone() -> None:
     tokenizer = make(byte_level())
-    tokenizer.add_special_tokens([AddedToken("<greedy>", rstrip=True, normalized=False, special=True)])
+    tokenizer.add_special_tokens([AddedToken("<word>", single_word=True, normalized=False, special=True)])
     assert UnitEncoder.of(tokenizer, tokenizer.to_str().encode()) is None
 
 

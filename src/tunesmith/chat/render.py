@@ -43,6 +43,8 @@ def _overview(report: CheckReport) -> RenderableType:
         table.add_row(
             "file", escape(f"{file.path}  ({file.format or 'unreadable'}, {_bytes(file.bytes)}, {file.rows:,} rows)")
         )
+    if not report.rows:
+        return table
     formats = ", ".join(f"{name} {count:,}" for name, count in report.formats.items())
     table.add_row(
         "conversations", f"{report.rows:,}, {report.sound_rows:,} sound" + (f"  ({formats})" if formats else "")

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
 from typing import Any, Protocol
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -44,6 +44,9 @@ _OPEN = r"['\x80-\U0010ffff]"
 """What may join the letters before it."""
 _WORD = rf" ?[A-Za-z]++(?!{_OPEN})"
 _OTHER = rf"[\s\S](?:[^A-Za-z ]++|[A-Za-z]++(?={_OPEN})|(?<![\x21-\x7e]) | (?![A-Za-z]))*+[A-Za-z]*+"
+
+_SPACES = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*"
+"""What an added token swallows that is greedy on that side: Unicode's White_Space, which is not quite Python's."""
 
 _REMEMBERED = 250_000
 """Units; about 60 MB. When there are more, all are forgotten."""
@@ -128,10 +131,14 @@ class UnitPlaces:
 class UnitEncoder:
     """Encodes texts by units; see the module's docstring."""
 
-    def __init__(self, tokenizer: Tokenizer, added_tokens: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, added_tokens: Sequence[AddedToken]) -> None:
         self._tokenizer = tokenizer
-        longest_first = sorted(added_tokens, key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split if added_tokens else None
+        longest_first = sorted(added_tokens, key=lambda token: len(token.content), reverse=True)
+        patterns = [
+            (_SPACES if token.lstrip else "") + re.escape(token.content) + (_SPACES if token.rstrip else "")
+            for token in longest_first
+        ]
+        self._split = re.compile(f"({'|'.join(patterns)})").split if patterns else None
         self._units = re.compile(f"{_WORD}|{_OTHER}").findall
         self._known: dict[str, list[int]] = {}
 
@@ -141,11 +148,10 @@ class UnitEncoder:
         it.
         """
         body = json.loads(content)
-        added = tokenizer.get_added_tokens_decoder().values()
-        plain = all(not (token.lstrip or token.rstrip or token.single_word or token.normalized) for token in added)
-        if not (plain and _byte_level_bpe(body)):
+        added = list(tokenizer.get_added_tokens_decoder().values())
+        if any(token.single_word or token.normalized for token in added) or not _byte_level_bpe(body):
             return None
-        return cls(tokenizer, [token.content for token in added])
+        return cls(tokenizer, added)
 
     def cut(self, text: str) -> list[str]:
         """The units of a text; together they are the text."""
