@@ -63,12 +63,11 @@ def prepare(
     work: Path | None = None,
     processes: int | None = None,
 ) -> Prepared:
-    """Prepare the conversations of ``source`` (files or folders) for a model and write them to ``output``, a new
-    folder.
+    """Prepare the conversations of ``source`` (files or folders) for a model; write them to ``output``, a new folder.
 
     ``tokenizer`` is the model's. ``max_seq_length`` is in tokens; -1 takes ``context_length``, the model's. ``work``
     is the folder where unfinished parts are kept (default: that of ``output``), so that a second run with the same
-    inputs goes on.
+    inputs goes on. ``processes`` encode at once (default: one for a small source, else one a core, at most four).
 
     Raises ``NotFound`` for a missing path, ``ValidationFailed`` for faulty rows (unless ``on_faulty="drop"``),
     ``InvalidData`` for a row that is too long with ``on_too_long="fail"`` or when no row is left, ``UserError`` for a
