@@ -94,7 +94,7 @@ def test_a_model_shows_its_lineage_as_a_tree() -> None:
 
 def test_a_job_is_a_tree_of_steps_with_states_times_and_causes() -> None:
     text = str(views.Job.model_validate(JOB))
-    assert text.splitlines()[0] == "first tune  Failed  2 m 05 s  brave_moon_1"
+    assert text.splitlines()[0] == "first tune  Failed  2 min 05 s  brave_moon_1"
     assert "reused from calm_sea/tune/import" in text
     assert "the loss became NaN at step 3" in text
     assert "2 of 9 rows were dropped [/odd]" in text, "what looks like markup is text"

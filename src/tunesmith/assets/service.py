@@ -12,6 +12,7 @@ import builtins
 import difflib
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Generic, TypeVar
@@ -34,7 +35,7 @@ from tunesmith.storage.tables import AssetLabelRow, AssetNameRow, AssetRow, Depl
 R = TypeVar("R", bound=AssetVersion)
 
 
-class AssetService(Generic[R]):
+class AssetService(ABC, Generic[R]):
     """One kind of asset, on the workspace's shelf and in the system registry.
 
     ``registry`` is ``workspace``, the system registry's name, or ``None``: the shelf first, then the registry.
@@ -295,9 +296,9 @@ class AssetService(Generic[R]):
 
     # Rows and records
 
+    @abstractmethod
     def _record(self, row: AssetRow, labels: builtins.list[str]) -> R:
         """The record of a row on the workspace's shelf."""
-        raise NotImplementedError
 
     def _system_record(self, record: R) -> R:
         """A record of the system registry, with what this machine knows about it."""

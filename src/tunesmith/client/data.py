@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith.client.assets import Assets
-from tunesmith.client.printing import size_of
 from tunesmith.client.views import Data as DataView
+from tunesmith.display.units import size as size_of
 from tunesmith.records.assets import RegisterData
 from tunesmith.records.validation import parse
 

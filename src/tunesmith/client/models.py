@@ -8,8 +8,9 @@ from typing import Literal
 
 from tunesmith.client.assets import Assets
 from tunesmith.client.files import is_reference
-from tunesmith.client.printing import Listing, size_of
+from tunesmith.client.printing import Listing
 from tunesmith.client.views import Job, Model
+from tunesmith.display.units import size as size_of
 from tunesmith.records.assets import ImportModel, RegisterModel
 from tunesmith.records.validation import parse
 
@@ -90,7 +91,7 @@ class Models(Assets[Model]):
 
         Args:
             name: Of the model.
-            path: A folder here, or an output: ``azureml://jobs/J/outputs/trained_model``.
+            path: A folder here, or an output: ``azureml://jobs/J/outputs/mlflow_model_folder``.
             version: Any string; the next whole number when left out. A version never changes once registered.
             type: ``mlflow_model`` or ``custom_model``.
             description: What it is.

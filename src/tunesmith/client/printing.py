@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from io import StringIO
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
+
+from tunesmith.display.units import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -13,11 +16,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Shown:
+class Shown(ABC):
     """What prints: subclasses give ``__rich__``."""
 
+    @abstractmethod
     def __rich__(self) -> RenderableType:
-        raise NotImplementedError
+        """What Rich shows."""
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
@@ -106,28 +110,9 @@ def text_of(value: object) -> str:
     return str(value)
 
 
-def size_of(count: int | None) -> str:
-    """Bytes as people read them."""
-    if count is None:
-        return ""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 def seconds_of(start: datetime | None, end: datetime | None) -> str:
-    """How long it took, such as ``2 m 05 s``."""
-    if start is None or end is None:
-        return ""
-    seconds = (end - start).total_seconds()
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} m" if hours else f"{minutes} m {rest:02d} s"
+    """How long what has ended took; nothing while it goes on, since a printed record does not tick."""
+    return "" if end is None else duration(start, end)
 
 
 def card(title: str, rows: Iterable[tuple[str, object]]) -> RenderableType:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.client.printing import Shown, as_html, card, seconds_of, size_of, text_of
+from tunesmith.client.printing import Shown, as_html, card, seconds_of, text_of
+from tunesmith.display.units import size as size_of
 from tunesmith.errors import error_from_dict
 from tunesmith.records import assets, compute, endpoints, jobs, workspace
 

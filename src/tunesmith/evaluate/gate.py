@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -128,9 +129,10 @@ class _Scope:
         return table[name]
 
 
-class _Rule:
+class _Rule(ABC):
+    @abstractmethod
     def holds(self, scope: _Scope) -> bool:
-        raise NotImplementedError
+        """Whether it holds; every comparison made is kept in ``scope``."""
 
 
 @dataclass(slots=True)
@@ -169,9 +171,10 @@ class _Check(_Rule):
         return holds
 
 
-class _Value:
+class _Value(ABC):
+    @abstractmethod
     def value(self, scope: _Scope, metric: str | None) -> float:
-        raise NotImplementedError
+        """The number; ``metric`` is the one that ``base`` alone means."""
 
     def names(self) -> list[str]:
         """The tuned model's metrics in it."""

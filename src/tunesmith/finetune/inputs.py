@@ -375,7 +375,9 @@ def _inputs() -> tuple[Input, ...]:
             minimum=1,
             cpu="above 1 waived, said: the cores work on one process",
             one_gpu="above 1 waived, said",
-            several_gpus="one process each under torchrun; gradients are summed over all",
+            several_gpus=(
+                "a pipeline job runs one process, waived, said; one process each where train() is started by torchrun"
+            ),
         ),
         Input(
             "num_nodes_finetune",

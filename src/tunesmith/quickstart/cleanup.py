@@ -11,6 +11,7 @@ from rich.table import Table
 from tunesmith.display.units import size
 from tunesmith.errors import NotFound
 from tunesmith.quickstart import plan
+from tunesmith.storage.hashing import tree_size
 
 
 def cleanup(home: Path) -> int:
@@ -71,6 +72,6 @@ def _remove_file(path: Path) -> int:
 
 
 def _remove_folder(folder: Path) -> int:
-    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    freed = tree_size(folder)
     shutil.rmtree(folder)
     return freed

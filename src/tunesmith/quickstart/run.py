@@ -28,6 +28,7 @@ from tunesmith.quickstart.report import closing, load_evaluation
 from tunesmith.records.assets import DataVersion, ModelVersion
 from tunesmith.records.endpoints import Endpoint
 from tunesmith.records.jobs import Job
+from tunesmith.storage.hashing import file_sha256
 
 PROMPT = "Hi there! I had a long day at work. What do you do to relax?"
 
@@ -155,9 +156,7 @@ class Quickstart:
 
     def _data_asset(self, ws: Workspace, name: str, path: Path) -> DataVersion:
         """The registered version with this content, or a new one."""
-        import hashlib
-
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_sha256(path)
         try:
             same = [version for version in ws.data.list(name=name) if version.sha256 == digest]
         except NotFound:
