@@ -25,13 +25,31 @@ LIMITS = Limits(max_answers=4, cache_bytes=10**9, context_length=900, prompt_tok
 
 
 class Counter:
-    """``forward`` that counts on; it remembers its passes and fails when told to."""
+    """``forward`` that counts on; it remembers its passes and fails when told to.
+
+    It counts a thousand times faster than a model, so a test that acts while an answer runs holds it: after ``hold``
+    it makes as many passes as ``allow`` says, until ``release``.
+    """
 
     def __init__(self) -> None:
         self.passes: list[tuple[list[int], list[int], list[int]]] = []
         self.fail: Exception | None = None
+        self._held = False
+        self._permits = threading.Semaphore(0)
+
+    def hold(self) -> None:
+        self._held = True
+
+    def allow(self, passes: int) -> None:
+        self._permits.release(passes)
+
+    def release(self) -> None:
+        self._held = False
+        self._permits.release()
 
     def __call__(self, ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor, shelves: Pass) -> torch.Tensor:
+        if self._held:
+            assert self._permits.acquire(timeout=60)
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
@@ -91,11 +109,14 @@ async def test_prompts_are_read_in_pieces_and_answers_one_token_a_pass(batcher: 
 
 
 async def test_a_prompt_beside_an_answer_takes_small_pieces(batcher: Batcher, counter: Counter) -> None:
+    counter.hold()
     first = job([1], max_tokens=50)
     batcher.submit(first)
+    counter.allow(1)
     await first.outbox.get()
     second = job(list(range(100, 107)), max_tokens=2)
     batcher.submit(second)
+    counter.release()
     assert [event.token_ids for event in await read(second)] == [(107,), (108,)]
     beside = [len(ids) for ids, _, _ in counter.passes if len(ids) > 1]
     assert beside[:3] == [4, 4, 2]  # one token of the answer, and 3, 3 and 1 of the prompt
@@ -128,13 +149,17 @@ async def test_stop_ids_context_and_choices(batcher: Batcher) -> None:
 async def test_a_pass_that_fails_fails_its_requests_and_no_others(
     error: Exception, kind: type[Exception], batcher: Batcher, counter: Counter
 ) -> None:
+    counter.hold()
     running = [job([1], max_tokens=800) for _ in range(4)]
     for each in running:
         batcher.submit(each)
-    await running[0].outbox.get()
+    counter.allow(8)
+    for each in running:
+        await each.outbox.get()
     waiting = job([7], max_tokens=2)
     batcher.submit(waiting)
     counter.fail = error
+    counter.release()
     for each in running:
         with pytest.raises(kind):
             await read(each)
@@ -157,10 +182,13 @@ async def test_giving_up_twice_or_late_is_harmless(batcher: Batcher) -> None:
 
 async def test_closing_cancels_what_waits_too(counter: Counter) -> None:
     batcher = Batcher(counter, SHAPE, LIMITS)
+    counter.hold()
     jobs = [job([1], max_tokens=800) for _ in range(6)]
     for each in jobs:
         batcher.submit(each)
+    counter.allow(2)
     await jobs[0].outbox.get()
+    counter.release()
     batcher.close()
     batcher.close()
     for each in jobs:
