@@ -1,1 +1,1 @@
-"""Azure ML's wire protocol over the workspace's services."""
+"""Azure ML's wire protocol on the workspace's services: management, data plane, blobs and ``/score``."""

@@ -1,0 +1,51 @@
+"""Azure ML's wire protocol as one application: every host of Azure's that matters, on the workspace's services.
+
+It does not care by which name it is called or with which api-version; ``paths`` brings the long paths down to short
+ones. What no route answers is refused by its name, with a 4xx: a 5xx would be sent again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
+
+from tunesmith._version import __version__
+from tunesmith.azure import arm
+from tunesmith.azure.context import AzureContext
+from tunesmith.azure.errors import NotImplementedHere, add_error_handlers
+from tunesmith.azure.guard import BearerGuard
+from tunesmith.azure.paths import ShortPaths
+from tunesmith.azure.score import create_score_router
+from tunesmith.azure.waiting import create_waiting_router
+from tunesmith.openai.router import create_openai_router
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+AREAS: tuple[Callable[[AzureContext], APIRouter], ...] = (create_waiting_router,)
+"""What makes the routes, one for each area."""
+
+
+def create_azure_app(context: AzureContext) -> FastAPI:
+    """The application over ``context``."""
+    app = FastAPI(title="Tunesmith: Azure ML's protocol", version=__version__, openapi_url=None, redirect_slashes=False)
+    for create in AREAS:
+        app.include_router(create(context))
+    app.include_router(create_openai_router(context.gateway, context.services.endpoints))
+    app.include_router(create_score_router(context.gateway, context.services.endpoints))
+    app.add_api_route("/{path:path}", _not_implemented, methods=METHODS, include_in_schema=False)
+    add_error_handlers(app)
+    # The last one added is the outermost one.
+    app.add_middleware(BearerGuard, keys=context.keys)
+    app.add_middleware(ShortPaths)
+    return app
+
+
+def _not_implemented(request: Request) -> None:
+    named = arm.target(request)
+    raise NotImplementedHere(
+        f"the operation {request.method} {request.url.path} is not part of this workspace",
+        target=f"{request.method} {named.host}{named.path}"[:500],
+        way_out="docs/azure.md lists the operations that are supported",
+    )
