@@ -30,11 +30,13 @@ def test_a_number_is_not_given_out_twice_until_the_name_is_gone(workspace: Servi
     make(workspace, "e")
     make(workspace, "e")
     workspace.environments.delete("e", "2")
+    assert workspace.environments.next_version("e") == "3"
     assert make(workspace, "e").version == "3"
     workspace.environments.delete("e", "1")
     workspace.environments.delete("e", "3")
     with workspace.database.reading() as session:
         assert session.get(AssetNameRow, ("environments", "e")) is None
+    assert workspace.environments.next_version("e") == "1"
     assert make(workspace, "e").version == "1"
 
 

@@ -119,6 +119,13 @@ class AssetService(ABC, Generic[R]):
                 found += self._from_system(None)
         return [item for item in found if (archived or not item.archived) and _matches(item, search, tag)]
 
+    def next_version(self, name: str) -> str:
+        """The version that ``name`` would get on the workspace's shelf if it were registered now without one."""
+        with self._database.reading() as session:
+            taken = set(session.scalars(select(AssetRow.version).where(*self._named(name))))
+            counter = session.get(AssetNameRow, (self.kind, name))
+        return str(_next_number(taken, counter.last_number if counter else 0))
+
     # Changing what may change
 
     def update(self, name: str, version: str, change: UpdateAsset, *, registry: str | None = None) -> R:

@@ -14,8 +14,11 @@ from starlette.requests import Request
 from tunesmith._version import __version__
 from tunesmith.azure import arm
 from tunesmith.azure.context import AzureContext
+from tunesmith.azure.deployments import create_deployments_router
+from tunesmith.azure.endpoints import create_endpoints_router
 from tunesmith.azure.errors import NotImplementedHere, add_error_handlers
 from tunesmith.azure.guard import BearerGuard
+from tunesmith.azure.models import create_models_router
 from tunesmith.azure.paths import ShortPaths
 from tunesmith.azure.score import create_score_router
 from tunesmith.azure.waiting import create_waiting_router
@@ -23,7 +26,12 @@ from tunesmith.openai.router import create_openai_router
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
-AREAS: tuple[Callable[[AzureContext], APIRouter], ...] = (create_waiting_router,)
+AREAS: tuple[Callable[[AzureContext], APIRouter], ...] = (
+    create_waiting_router,
+    create_models_router,
+    create_endpoints_router,
+    create_deployments_router,
+)
 """What makes the routes, one for each area."""
 
 

@@ -1,0 +1,314 @@
+"""Models of the workspace: registered from a job's output, an uploaded folder or a path in a datastore; read, listed,
+archived, deleted. The files are downloaded from the datastore that ``modelUri`` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field
+from starlette.requests import Request
+
+from tunesmith.assets.references import DatastoreReference, JobOutputReference, parse_reference
+from tunesmith.assets.service import AssetService
+from tunesmith.azure import arm
+from tunesmith.azure.context import AzureContext
+from tunesmith.errors import NotFound, UserError, ValidationFailed
+from tunesmith.records.assets import WORKSPACE, ModelVersion, RegisterModel, UpdateAsset
+from tunesmith.storage.artifacts import ALIASES
+
+DEFAULT_DATASTORE = "workspaceblobstore"
+STAGE = "azureml.stage"
+"""The property that keeps a model's ``stage``, for which there is no field of its own."""
+ANONYMOUS = "azureml.isAnonymous"
+"""The property of a model that was registered without a name, on its way into a deployment."""
+_OWN = (STAGE, ANONYMOUS)
+
+
+class AssetPathFixed(UserError):
+    """A version that exists was sent with another path. Code and message are those that the SDK looks for."""
+
+    code = "UserError"
+
+
+class ModelProperties(arm.ArmBody):
+    """``properties`` of a model version."""
+
+    model_uri: str
+    model_type: Literal["mlflow_model", "custom_model", "triton_model"] = "custom_model"
+    description: str = ""
+    tags: dict[str, str] = Field(default_factory=dict)
+    properties: dict[str, str] = Field(default_factory=dict)
+    flavors: dict[str, Any] = Field(default_factory=dict)
+    """Not kept: what the model can be loaded as stands in its own MLmodel file, and is read from there."""
+    stage: str | None = None
+    is_anonymous: bool = False
+    is_archived: bool = False
+    job_name: str | None = None
+    """Read only, as the two after it: a client that changes a model sends them back."""
+    provisioning_state: str | None = None
+    system_metadata: Any = None
+
+
+class ModelBody(arm.ArmBody):
+    """A model version as it is sent."""
+
+    properties: ModelProperties
+    id: str | None = None
+    name: str | None = None
+    type: str | None = None
+    system_data: Any = None
+
+
+class ContainerProperties(arm.ArmBody):
+    """``properties`` of a model's name."""
+
+    is_archived: bool = False
+    description: str | None = None
+    tags: dict[str, str] | None = None
+    properties: dict[str, str] | None = None
+    latest_version: str | None = None
+    next_version: str | None = None
+    provisioning_state: str | None = None
+
+
+class ContainerBody(arm.ArmBody):
+    """A model's name as it is sent."""
+
+    properties: ContainerProperties
+    id: str | None = None
+    name: str | None = None
+    type: str | None = None
+    system_data: Any = None
+
+
+def create_models_router(context: AzureContext) -> APIRouter:
+    """The routes below ``/workspace/models``."""
+    router = APIRouter()
+    models = context.services.models
+
+    @router.get("/workspace/models")
+    def list_containers(request: Request) -> dict[str, Any]:
+        options = arm.list_options(request)
+        names: dict[str, list[ModelVersion]] = {}
+        for record in models.list(WORKSPACE, archived=True):
+            names.setdefault(record.name, []).append(record)
+        found = [
+            versions
+            for versions in names.values()
+            if arm.in_view(all(version.archived for version in versions), options.view)
+        ]
+        found.sort(key=lambda versions: versions[0].created_at, reverse=True)
+        return arm.page(request, found, lambda versions: container_body(request, models, versions), options)
+
+    @router.get("/workspace/models/{name}")
+    def get_container(request: Request, name: str) -> dict[str, Any]:
+        return container_body(request, models, _versions(models, name))
+
+    @router.put("/workspace/models/{name}")
+    def update_container(request: Request, name: str, data: arm.Json) -> dict[str, Any]:
+        asked = arm.read_body(ContainerBody, data, what="model").properties
+        versions = _versions(models, name)
+        for version in versions:
+            if version.archived != asked.is_archived:
+                models.update(name, version.version, UpdateAsset(archived=asked.is_archived), registry=WORKSPACE)
+        return container_body(request, models, _versions(models, name))
+
+    @router.get("/workspace/models/{name}/versions")
+    def list_versions(request: Request, name: str) -> dict[str, Any]:
+        options = arm.list_options(request, "stage", "version", "tags")
+        found = [
+            record
+            for record in models.versions(name)
+            if arm.in_view(record.archived, options.view) and _wanted(record, options.extra)
+        ]
+        return arm.page(request, found, lambda record: model_body(request, record), options)
+
+    @router.get("/workspace/models/{name}/versions/{version}")
+    def get_version(request: Request, name: str, version: str) -> dict[str, Any]:
+        return model_body(request, models.get(name, version, registry=WORKSPACE))
+
+    @router.put("/workspace/models/{name}/versions/{version}")
+    def put_version(request: Request, name: str, version: str, data: arm.Json) -> Response:
+        asked = arm.read_body(ModelBody, data, what="model").properties
+        known = next((record for record in models.versions(name) if record.version == version), None)
+        if known is None:
+            return JSONResponse(model_body(request, _register(context, name, version, asked)), status_code=201)
+        return JSONResponse(model_body(request, _change(context, known, asked)))
+
+    @router.delete("/workspace/models/{name}/versions/{version}")
+    def delete_version(name: str, version: str) -> Response:
+        models.delete(name, version, registry=WORKSPACE)
+        return Response(status_code=200)
+
+    return router
+
+
+def model_uri(request: Request, record: ModelVersion) -> str:
+    """Where the files of a registered model lie, as a path in the datastore that clients download from."""
+    named = arm.target(request)
+    return (
+        f"azureml://subscriptions/{named.subscription}/resourceGroups/{named.resource_group}"
+        f"/workspaces/{named.workspace}/datastores/{DEFAULT_DATASTORE}/paths/models/{record.name}/{record.version}"
+    )
+
+
+def model_body(request: Request, record: ModelVersion) -> dict[str, Any]:
+    """A model version as Azure has it. ``flavors`` are those of its MLmodel file."""
+    properties = {
+        "modelType": record.type,
+        "modelUri": model_uri(request, record),
+        "description": record.description,
+        "tags": record.tags,
+        "properties": {key: value for key, value in record.properties.items() if key not in _OWN},
+        "flavors": flavors_of(record.path),
+        "isArchived": record.archived,
+        "isAnonymous": record.properties.get(ANONYMOUS) == "true",
+        "provisioningState": "Succeeded",
+    }
+    if STAGE in record.properties:
+        properties["stage"] = record.properties[STAGE]
+    if record.lineage is not None and record.lineage.job is not None:
+        properties["jobName"] = record.lineage.job
+    return {
+        "id": arm.asset_id(request, "models", record),
+        "name": record.version,
+        "type": "Microsoft.MachineLearningServices/workspaces/models/versions",
+        "properties": properties,
+        "systemData": arm.system_data(record.created_at),
+    }
+
+
+def container_body(
+    request: Request, models: AssetService[ModelVersion], versions: Sequence[ModelVersion]
+) -> dict[str, Any]:
+    """A model's name with what all its versions (at least one, the newest first) make of it."""
+    latest = next((version for version in versions if not version.archived), versions[0])
+    return {
+        "id": arm.resource_id(request, "models", latest.name),
+        "name": latest.name,
+        "type": "Microsoft.MachineLearningServices/workspaces/models",
+        "properties": {
+            "description": latest.description,
+            "tags": latest.tags,
+            "properties": {},
+            "isArchived": all(version.archived for version in versions),
+            "latestVersion": latest.version,
+            "nextVersion": models.next_version(latest.name),
+            "provisioningState": "Succeeded",
+        },
+        "systemData": arm.system_data(versions[-1].created_at, versions[0].created_at),
+    }
+
+
+def flavors_of(path: str | None) -> dict[str, Any]:
+    """What the MLmodel file in a folder says that the model can be loaded as; nothing where there is no such file."""
+    if path is None:
+        return {}
+    try:
+        read = yaml.safe_load((Path(path) / "MLmodel").read_text("utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    flavors = read.get("flavors") if isinstance(read, Mapping) else None
+    if not isinstance(flavors, Mapping):
+        return {}
+    return {
+        str(name): {"data": {str(key): str(value) for key, value in data.items() if value is not None}}
+        for name, data in flavors.items()
+        if isinstance(data, Mapping)
+    }
+
+
+def _versions(models: AssetService[ModelVersion], name: str) -> list[ModelVersion]:
+    found = models.versions(name)
+    if not found:
+        raise NotFound(f"there is no model {name[:80]!r} in this workspace", target="name")
+    return found
+
+
+def _wanted(record: ModelVersion, asked: Mapping[str, str]) -> bool:
+    if "version" in asked and record.version != asked["version"]:
+        return False
+    if "stage" in asked and record.properties.get(STAGE) != asked["stage"]:
+        return False
+    for part in filter(None, asked.get("tags", "").split(",")):
+        key, equals, value = part.partition("=")
+        if key not in record.tags or (equals and record.tags[key] != value):
+            return False
+    return True
+
+
+def _register(context: AzureContext, name: str, version: str, asked: ModelProperties) -> ModelVersion:
+    if asked.model_type == "triton_model":
+        raise arm.refuse("models for Triton are not served here", target="properties.modelType")
+    own = {STAGE: asked.stage} if asked.stage is not None else {}
+    if asked.is_anonymous:
+        own[ANONYMOUS] = "true"
+    record = context.services.models.register(
+        RegisterModel(
+            name=name,
+            version=version,
+            path=_path(asked.model_uri),
+            type=asked.model_type,
+            description=asked.description,
+            tags=asked.tags,
+            properties={**asked.properties, **own},
+        )
+    )
+    if asked.is_archived:
+        return context.services.models.update(name, version, UpdateAsset(archived=True), registry=WORKSPACE)
+    return record
+
+
+def _change(context: AzureContext, known: ModelVersion, asked: ModelProperties) -> ModelVersion:
+    """What may change of a version that is there: description, tags, archived."""
+    sources = {f"models/{known.name}/{known.version}", _place(known.source or "")}
+    if _place(asked.model_uri) not in sources:
+        raise AssetPathFixed("Asset paths cannot be updated.")
+    kept = {key: value for key, value in known.properties.items() if key not in _OWN}
+    fixed = {
+        "modelType": asked.model_type == known.type,
+        "properties": asked.properties in ({}, kept),
+        "stage": asked.stage is None or asked.stage == known.properties.get(STAGE),
+    }
+    for field, same in fixed.items():
+        if not same:
+            raise ValidationFailed(
+                f"{known.name}:{known.version} is registered, and of a version only description, tags and isArchived "
+                "change",
+                target=f"properties.{field}",
+                way_out="register a new version",
+            )
+    change = UpdateAsset(description=asked.description, tags=asked.tags, archived=asked.is_archived)
+    return context.services.models.update(known.name, known.version, change, registry=WORKSPACE)
+
+
+def _path(uri: str) -> str:
+    """What a registration takes from ``uri``: nothing but a job's output or a path in the datastore.
+
+    A path of this machine is refused: clients upload their folders first, and never mean the server's.
+    """
+    reference = parse_reference(uri, bare="path", target="properties.modelUri")
+    if not isinstance(reference, JobOutputReference | DatastoreReference):
+        raise ValidationFailed(
+            f"{uri[:200]!r} is neither a job's output nor a path in a datastore",
+            target="properties.modelUri",
+            way_out="give azureml://jobs/JOB/outputs/OUTPUT, azureml://datastores/workspaceblobstore/paths/PATH, or a "
+            "local folder, which the SDK uploads",
+        )
+    return str(reference)
+
+
+def _place(uri: str) -> str:
+    """``uri`` so that two spellings of one place are equal."""
+    if not uri:
+        return ""
+    reference = parse_reference(uri, bare="path")
+    if isinstance(reference, DatastoreReference) and reference.datastore in ALIASES:
+        return reference.path.rstrip("/")
+    return str(reference)
