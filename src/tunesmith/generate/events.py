@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "cancelled"]
-"""``stop``: the model ended its turn, or a stop string came. ``length``: ``max_tokens`` or the context was reached."""
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+"""``stop``: the model ended its turn, or a stop string came. ``length``: ``max_tokens`` or the context was reached.
+``tool_calls``: the turn was ended by the model and calls tools.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPiece:
+    """A part of call ``index`` of a choice: the first has the id and the name, all add to the arguments."""
+
+    index: int
+    arguments: str = ""
+    """JSON text."""
+    id: str | None = None
+    name: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; absent parts are left out."""
+        body = {"index": self.index, "id": self.id, "name": self.name, "arguments": self.arguments}
+        return {name: value for name, value in body.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> ToolCallPiece:
+        """Read the JSON form back."""
+        return cls(body["index"], body.get("arguments", ""), body.get("id"), body.get("name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +121,8 @@ class GenerateEvent:
     stop: str | None = None
     """The stop string that ended the choice, if one did."""
     usage: Usage | None = None
+    tool_calls: tuple[ToolCallPiece, ...] = ()
+    """Parts of calls of tools. Their text is not in ``text``."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; absent parts are left out."""
@@ -114,6 +139,8 @@ class GenerateEvent:
             body["stop"] = self.stop
         if self.usage is not None:
             body["usage"] = self.usage.to_dict()
+        if self.tool_calls:
+            body["tool_calls"] = [piece.to_dict() for piece in self.tool_calls]
         return body
 
     @classmethod
@@ -127,6 +154,7 @@ class GenerateEvent:
             finish_reason=body.get("finish_reason"),
             stop=body.get("stop"),
             usage=Usage.from_dict(body["usage"]) if body.get("usage") else None,
+            tool_calls=tuple(ToolCallPiece.from_dict(item) for item in body.get("tool_calls", ())),
         )
 
 
@@ -140,18 +168,27 @@ class Choice:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] = ()
     stop: str | None = None
+    tool_calls: tuple[ToolCallPiece, ...] = ()
+    """The calls of tools, each whole."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return GenerateEvent(
-            self.index, self.text, self.token_ids, self.logprobs, self.finish_reason, self.stop
+            self.index,
+            self.text,
+            self.token_ids,
+            self.logprobs,
+            self.finish_reason,
+            self.stop,
+            tool_calls=self.tool_calls,
         ).to_dict() | {"text": self.text}
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Choice:
         """Read the JSON form back."""
         event = GenerateEvent.from_dict(body)
-        return cls(event.index, event.text, event.token_ids, event.finish_reason or "stop", event.logprobs, event.stop)
+        reason = event.finish_reason or "stop"
+        return cls(event.index, event.text, event.token_ids, reason, event.logprobs, event.stop, event.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +223,16 @@ async def collect(events: AsyncIterator[GenerateEvent]) -> GenerateResult:
             finish_reason=parts[-1].finish_reason or "cancelled",
             logprobs=tuple(item for event in parts for item in event.logprobs),
             stop=parts[-1].stop,
+            tool_calls=_joined([piece for event in parts for piece in event.tool_calls]),
         )
         for index, parts in sorted(gathered.items())
     )
     return GenerateResult(choices, usage)
+
+
+def _joined(pieces: Sequence[ToolCallPiece]) -> tuple[ToolCallPiece, ...]:
+    calls: dict[int, ToolCallPiece] = {}
+    for piece in pieces:
+        before = calls.get(piece.index)
+        calls[piece.index] = piece if before is None else replace(before, arguments=before.arguments + piece.arguments)
+    return tuple(calls.values())

@@ -49,6 +49,14 @@ class GenerateRequest:
     response_format: Mapping[str, Any] | None = None
     """``{"type": "text"}``, ``{"type": "json_object"}`` or ``{"type": "json_schema", "json_schema": {…}}``."""
     stream: bool = False
+    tool_choice: str | Mapping[str, Any] = "auto"
+    """``auto`` leaves it to the model, ``required`` makes it call one of ``tools``, and
+    ``{"type": "function", "function": {"name": …}}`` this one. To allow no call, leave ``tools`` out.
+    """
+    parallel_tool_calls: bool = True
+    """Whether a turn may have several calls."""
+    adapter: str | None = None
+    """The LoRA adapter that answers, of an engine that has several; None is the base model."""
 
     def __post_init__(self) -> None:
         faults = list(_faults(self))
@@ -69,6 +77,14 @@ class GenerateRequest:
                 continue
             body[item.name] = list(value) if isinstance(value, tuple) else value
         return body
+
+    @property
+    def forced_tools(self) -> tuple[Mapping[str, Any], ...]:
+        """The tools of which one must be called; none where the model decides."""
+        if not isinstance(self.tool_choice, str):
+            name = self.tool_choice["function"]["name"]
+            return tuple(tool for tool in self.tools if tool["function"]["name"] == name)
+        return self.tools if self.tool_choice == "required" else ()
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> GenerateRequest:
@@ -156,16 +172,42 @@ def _faults(request: GenerateRequest) -> list[Fault]:
     for number, stop in enumerate(stops):
         if not isinstance(stop, str) or not stop:
             found.append(Fault("must be text of at least one character", f"stop[{number}]"))
-    for name in ("logprobs", "stream"):
+    for name in ("logprobs", "stream", "parallel_tool_calls"):
         if not isinstance(getattr(request, name), bool):
             found.append(Fault("must be true or false", name))
     if request.top_logprobs and request.logprobs is not True:
         found.append(Fault("needs logprobs to be true", "top_logprobs"))
+    adapter: Any = request.adapter
+    if adapter is not None and (not isinstance(adapter, str) or not adapter):
+        found.append(Fault("must be the name of an adapter", "adapter"))
     tools: tuple[Any, ...] = request.tools
     for number, tool in enumerate(tools):
-        if not isinstance(tool, Mapping):
-            found.append(Fault("must be an object", f"tools[{number}]"))
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+            found.append(Fault("must be an object with a function that has a name", f"tools[{number}]"))
+    if not any(fault.target and fault.target.startswith("tools") for fault in found):
+        found += _choice_faults(request)
     form: Any = request.response_format
     if form is not None and (not isinstance(form, Mapping) or form.get("type") not in get_args(ResponseFormat)):
         found.append(Fault(f"must be an object with a type: {', '.join(get_args(ResponseFormat))}", "response_format"))
     return found
+
+
+def _choice_faults(request: GenerateRequest) -> list[Fault]:
+    choice: Any = request.tool_choice
+    names = [tool["function"]["name"] for tool in request.tools]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        return [Fault(f"there are two functions {twice!r}", "tools")]
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if name not in names:
+            offered = ", ".join(names) or "none are given"
+            return [Fault(f"names a function {name!r} that is not among tools ({offered})", "tool_choice")]
+        return []
+    if choice not in ("auto", "required"):
+        return [Fault("must be auto, required, or an object that names a function", "tool_choice")]
+    if choice == "required" and not names:
+        return [Fault("needs tools", "tool_choice")]
+    return []

@@ -47,13 +47,13 @@ class TextAssembler:
             at, _, self.stopped = min(found)
             self._held = ""
             return text[:at]
-        hold = max(_overlap(text, stop) for stop in self._stop)
+        hold = max(overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - hold :]
         return text[: len(text) - hold]
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that begins ``stop``."""
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that begins ``stop`` and is not all of it."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length
