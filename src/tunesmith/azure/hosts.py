@@ -9,18 +9,8 @@ REGISTRY_HOST = f"cert-{LOCATION}.experiments.azureml.net"
 MANAGEMENT_HOST = "management.azure.com"
 STORAGE_SUFFIX = "core.windows.net"
 
-CAUGHT = (
-    MANAGEMENT_HOST,
-    ".azureml.ms",
-    ".azureml.net",
-    f".blob.{STORAGE_SUFFIX}",
-    f".dfs.{STORAGE_SUFFIX}",
-    f".file.{STORAGE_SUFFIX}",
-    ".inference.ml.azure.com",
-    ".login.microsoftonline.com",
-    "login.microsoftonline.com",
-)
-"""Hosts that are answered here. One that begins with a dot stands for every name that ends so."""
+AZURE_ML = (MANAGEMENT_HOST, ".azureml.ms", ".azureml.net", ".inference.ml.azure.com")
+"""Azure ML's own hosts. One that begins with a dot stands for every name that ends so."""
 
 SUNK = (
     ".applicationinsights.azure.com",
@@ -31,6 +21,14 @@ SUNK = (
     ".mlflow-telemetry.io",
 )
 """Hosts of telemetry: what is sent there is taken, counted and thrown away."""
+
+
+def caught_hosts(account: str) -> tuple[str, ...]:
+    """The hosts that are answered here.
+
+    Of the blob hosts only that of the workspace's own ``account``: public data sets lie on others, and stay reachable.
+    """
+    return (*AZURE_ML, f"{account}.blob.{STORAGE_SUFFIX}")
 
 
 def matches(host: str, patterns: tuple[str, ...]) -> bool:

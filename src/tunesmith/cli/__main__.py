@@ -10,35 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-GLOBAL_FLAGS = {"--json", "--debug"}
-GLOBAL_OPTIONS = {"--workspace", "--url", "--token"}
-
-
-def hoist(arguments: Sequence[str]) -> list[str]:
-    """Move the global options to the front, so that they may be given after a command too.
-
-    Everything after ``--`` stays as it is.
-    """
-    front: list[str] = []
-    rest: list[str] = []
-    items = list(arguments)
-    index = 0
-    while index < len(items):
-        item = items[index]
-        if item == "--":
-            rest += items[index:]
-            break
-        if item in GLOBAL_FLAGS:
-            front.append(item)
-        elif item in GLOBAL_OPTIONS and index + 1 < len(items):
-            front += [item, items[index + 1]]
-            index += 1
-        elif item.split("=", 1)[0] in GLOBAL_OPTIONS and "=" in item:
-            front += item.split("=", 1)
-        else:
-            rest.append(item)
-        index += 1
-    return front + rest
+from tunesmith.cli.hoisting import hoist
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"tunesmith {__version__}")
         sys.exit(0)
     from tunesmith.cli.app import app
+    from tunesmith.cli.context import options
 
-    debug = "--debug" in arguments
     try:
         app(args=hoist(arguments), prog_name="tunesmith", standalone_mode=True)
     except KeyboardInterrupt:
@@ -64,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         from tunesmith.cli.output import exit_code_of, show_error
 
-        if debug:
+        if options.debug:
             raise
         show_error(error)
         sys.exit(exit_code_of(error))

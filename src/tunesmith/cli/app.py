@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli import (
+    azure,
     components,
     compute,
     data,
@@ -63,3 +64,4 @@ app.add_typer(components.app, name="components", help="Components: list, show, r
 app.add_typer(jobs.app, name="jobs", help="Jobs: submit, watch, explain, cancel, outputs.")
 app.add_typer(endpoints.app, name="endpoints", help="Online endpoints: create, keys, traffic, invoke, delete.")
 app.add_typer(deployments.app, name="deployments", help="Deployments of models behind an endpoint.")
+app.add_typer(azure.app, name="azure", help="Azure ML's own SDK, pointed at this workspace: run, env, status.")

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from tunesmith.client.azure import Azure
 from tunesmith.client.components import Components, Environments
 from tunesmith.client.computes import Computes
 from tunesmith.client.data import Data
@@ -95,6 +96,7 @@ class Workspace:
         self.jobs = Jobs(self._transport, self._files)
         self.endpoints = Endpoints(self._transport)
         self.deployments = Deployments(self._transport)
+        self.azure = Azure(self._transport, self.home)
 
     def __repr__(self) -> str:
         return f"Workspace({self._transport.url!r})"

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 
 from tunesmith._version import __version__
+from tunesmith.azure.face import AzureFace
 from tunesmith.azure.score import create_score_router
 from tunesmith.endpoints.controller import EndpointController
 from tunesmith.endpoints.gateway import Gateway
@@ -19,6 +20,7 @@ from tunesmith.server import (
     html_pages,
     mlflow_proxy,
     routes_assets,
+    routes_azure,
     routes_computes,
     routes_endpoints,
     routes_jobs,
@@ -48,7 +50,10 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with mlflow_proxy.new_session() as session, Background(services, lifecycle, gateway, controller):
             app.state.proxy_session = session
+            app.state.azure = AzureFace(services, gateway)
+            await app.state.azure.resume()
             yield
+            await app.state.azure.stop()
 
     app = FastAPI(
         title="Tunesmith",
@@ -68,6 +73,7 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
         routes_computes.router,
         routes_jobs.router,
         routes_endpoints.router,
+        routes_azure.router,
         uploads.router,
     ):
         app.include_router(router, prefix="/api/v1", dependencies=[Depends(known_query)])

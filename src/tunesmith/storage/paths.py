@@ -99,6 +99,11 @@ class WorkspacePaths:
         return self.home / "endpoints"
 
     @property
+    def azure(self) -> Path:
+        """What the Azure face keeps: its certificate authority, its ports, what wrappers of processes need."""
+        return self.home / "azure"
+
+    @property
     def mlflow(self) -> Path:
         """MLflow's own store."""
         return self.home / "mlflow"
