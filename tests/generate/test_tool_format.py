@@ -23,7 +23,8 @@ def _template(calls: str) -> str:
 
 
 QWEN = _template(
-    '{%- for call in message.tool_calls or [] %}{{- \'\\n<tool_call>\\n{"name": "\' + call.function.name + \'", "arguments": \''
+    "{%- for call in message.tool_calls or [] %}"
+    '{{- \'\\n<tool_call>\\n{"name": "\' + call.function.name + \'", "arguments": \''
     " + (call.function.arguments | tojson) + '}\\n</tool_call>' }}{% endfor %}"
 )
 LLAMA3 = _template(

@@ -165,7 +165,7 @@ def test_capabilities_refuse_by_name() -> None:
     for options, target in (
         ({"top_k": 3}, "top_k"),
         ({"stop": ("x",)}, "stop"),
-        ({"tools": ({},)}, "tools"),
+        ({"tools": ({"type": "function", "function": {"name": "f"}},)}, "tools"),
         ({"logprobs": True, "top_logprobs": 1}, "top_logprobs"),
         ({"n": 3}, "n"),
         ({"response_format": {"type": "json_object"}}, "response_format"),

@@ -20,6 +20,24 @@ def body(text: str = "say one two", **changes: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **changes}
 
 
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}]}
+
+
+def schema(wanted: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": wanted}}}
+
+
 def test_a_whole_answer(client: httpx.Client, backend: Backend) -> None:
     answer = client.post(CHAT, json=body(model="blue", n=2, max_completion_tokens=9, stop="x", seed=3, top_p=0.5))
     assert answer.status_code == 200
@@ -77,7 +95,17 @@ def test_an_error_in_a_stream_is_an_event_and_there_is_no_done(client: httpx.Cli
         ({"max_new_tokens": 5}, 422, "max_new_tokens", "did you mean 'max_tokens'?"),
         ({"temprature": 0.1}, 422, "temprature", "did you mean 'temperature'?"),
         ({"logit_bias": {"50256": -100}}, 422, "logit_bias", "leave it out"),
-        ({"tool_choice": "required"}, 422, "tool_choice", "auto"),
+        ({"tool_choice": "required"}, 400, "tool_choice", "needs tools"),
+        ({"parallel_tool_calls": False}, 400, "parallel_tool_calls", "needs tools"),
+        ({"tools": [WEATHER], "tool_choice": "always"}, 400, "tool_choice", "'required'"),
+        ({"tools": [WEATHER], "tool_choice": named("rm")}, 400, "tool_choice", "not among tools (get_weather)"),
+        ({"tools": [WEATHER, WEATHER]}, 400, "tools", "two functions 'get_weather'"),
+        (tool({"type": "objekt"}), 400, "tools[0].function.parameters.type", "'objekt'"),
+        (tool({"type": "array"}), 400, "tools[0].function.parameters.type", "by their names"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, 400, "tools[0].function.name", "pattern"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema", "is required"),
+        (schema({"properties": {"a": {"type": 3}}}), 400, "response_format.json_schema.schema.properties.a.type", "3"),
+        ({"verbosity": "low"}, 422, "verbosity", "leave it out"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, 422, "max_completion_tokens", "give one of them"),
         ({"messages": [{"role": "user", "content": "x", "wheight": 1}]}, 422, "messages[0].wheight", "unknown field"),
         ({"temperature": "hot"}, 400, "temperature", "valid number"),
@@ -125,6 +153,10 @@ def test_neutral_values_and_labels_pass(client: httpx.Client, backend: Backend) 
         "modalities": ["text"],
         "tool_choice": "none",
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "safety_identifier": "someone",
+        "prompt_cache_key": "k",
+        "parallel_tool_calls": True,
+        "verbosity": None,
     }
     assert client.post(CHAT, json=body(**neutral)).status_code == 200
     assert set(backend.requests[0]) == {"messages"}
@@ -246,3 +278,63 @@ def test_metrics(client: httpx.Client) -> None:
     assert 'tunesmith_requests_total{endpoint="chat",deployment="blue",code="200"}' in answer.text
     for line in answer.text.splitlines():
         assert re.fullmatch(r'# (HELP|TYPE) \w+ .+|\w+\{\w+="[^"]*"(,\w+="[^"]*")*\} [0-9.e+-]+', line), line
+
+
+def test_tools_and_forms_reach_the_engine(client: httpx.Client, backend: Backend) -> None:
+    asked = body(
+        tools=[WEATHER],
+        tool_choice=named("get_weather"),
+        parallel_tool_calls=False,
+        response_format={"type": "json_object"},
+    )
+    assert client.post(CHAT, json=asked).status_code == 200
+    assert {name: value for name, value in backend.requests[0].items() if name != "messages"} == {
+        "tools": [WEATHER],
+        "tool_choice": named("get_weather"),
+        "parallel_tool_calls": False,
+        "response_format": {"type": "json_object"},
+    }
+
+
+def test_calls_are_shaped_as_openais(client: httpx.Client, backend: Backend) -> None:
+    said = client.post(CHAT, json=body("call get_weather", tools=[WEATHER])).json()
+    (choice,) = said["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    function = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "tool_calls": [{"id": "call_1", "type": "function", "function": function}],
+    }
+    with client.stream("POST", CHAT, json=body("call get_weather", tools=[WEATHER], stream=True)) as answer:
+        events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    choices = [json.loads(event)["choices"][0] for event in events[:-1]]
+    start = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
+    assert [choice["delta"] for choice in choices] == [
+        {"role": "assistant", "content": "", "tool_calls": [start]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": "Paris"}'}}]},
+        {},
+    ]
+    assert choices[-1]["finish_reason"] == "tool_calls"
+
+
+def test_an_answer_can_be_sent_back_as_the_official_client_dumps_it(client: httpx.Client, backend: Backend) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
+    dumped = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "annotations": None,
+        "audio": None,
+        "function_call": None,
+        "tool_calls": [call],
+    }
+    messages = [
+        {"role": "user", "content": "Weather?"},
+        dumped,
+        {"role": "tool", "tool_call_id": "call_1", "content": "21"},
+    ]
+    assert client.post(CHAT, json={"messages": messages, "tools": [WEATHER]}).status_code == 200
+    assert backend.requests[0]["messages"][1] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert backend.requests[0]["messages"][2] == {"role": "tool", "content": "21", "tool_call_id": "call_1"}

@@ -2,7 +2,7 @@
  ``say TEXT`` answers the words of TEXT one event each (any other text is said as it is); ``slow`` waits before the
 first event until it is cancelled; ``stall`` streams one event and waits; ``cut`` closes the connection before
 anything is sent; ``cut-late`` closes it after one event; ``fail`` answers 500; ``fail-late`` sends one event and an
-error; ``refuse`` answers 422; ``drain`` answers 503.
+error; ``refuse`` answers 422; ``drain`` answers 503; ``call NAME`` calls a function.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Backend:
             return _error(UnsupportedField("no seeds here", target="seed"))
         if text == "drain":
             return _error(Unavailable("draining"))
+        if text.startswith("call "):
+            return await self._call(request, body, text.removeprefix("call "))
         words = text.removeprefix("say ").split(" ")
         events: list[dict[str, Any]] = [
             {"index": 0, "text": (" " if number else "") + word, "token_ids": [number]}
@@ -116,6 +118,25 @@ class Backend:
                 return response
         last = {"index": 0, "finish_reason": "stop", "usage": usage}
         await response.write(json.dumps(last).encode() + b"\n")
+        await response.write_eof()
+        return response
+
+    async def _call(self, request: web.Request, body: dict[str, Any], name: str) -> web.StreamResponse:
+        begin = {"index": 0, "id": "call_1", "name": name, "arguments": ""}
+        arguments = '{"city": "Paris"}'
+        usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+        if not body.get("stream"):
+            call = {**begin, "arguments": arguments}
+            choice = {"index": 0, "text": "", "token_ids": [], "finish_reason": "tool_calls", "tool_calls": [call]}
+            return web.json_response({"choices": [choice], "usage": usage})
+        response = web.StreamResponse(headers={"content-type": "application/x-ndjson"})
+        await response.prepare(request)
+        for event in (
+            {"index": 0, "tool_calls": [begin]},
+            {"index": 0, "tool_calls": [{"index": 0, "arguments": arguments}]},
+            {"index": 0, "finish_reason": "tool_calls", "usage": usage},
+        ):
+            await response.write(json.dumps(event).encode() + b"\n")
         await response.write_eof()
         return response
 

@@ -317,6 +317,8 @@ def _parameters(values: Any, place: str) -> dict[str, Any]:
         raise UnsupportedField(
             "do_sample is true and temperature is 0", target=f"{place}.do_sample", way_out="give a temperature above 0"
         )
+    if read.response_format is not None:
+        given["response_format"] = read.response_format.to_form(f"{place}.response_format")
     if "stop" in given:
         given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
     return given

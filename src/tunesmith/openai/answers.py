@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.generate.types import Choice, GenerateEvent, TokenLogprob, Usage
+from tunesmith.generate.events import Choice, GenerateEvent, TokenLogprob, ToolCallPiece, Usage
 
 Body = dict[str, Any]
 
@@ -27,7 +27,7 @@ class ChatShape:
             "choices": [
                 {
                     "index": choice.index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                    "message": _message(choice),
                     "logprobs": logprobs(choice.logprobs),
                     "finish_reason": choice.finish_reason,
                 }
@@ -44,6 +44,8 @@ class ChatShape:
             delta = {"role": "assistant", "content": event.text}
         elif event.text:
             delta = {"content": event.text}
+        if event.tool_calls:
+            delta["tool_calls"] = [_call_delta(piece) for piece in event.tool_calls]
         return {
             **self._base,
             "object": "chat.completion.chunk",
@@ -116,6 +118,26 @@ def logprobs(items: Sequence[TokenLogprob]) -> Body | None:
         ],
         "refusal": None,
     }
+
+
+def _message(choice: Choice) -> Body:
+    """An assistant's message; its content is null where it only calls."""
+    message: Body = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.tool_calls:
+        message["content"] = choice.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in choice.tool_calls
+        ]
+    return message
+
+
+def _call_delta(piece: ToolCallPiece) -> Body:
+    """A part of a call: the first has the id and the name."""
+    if piece.id is None:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
 
 
 def _bytes(token: str) -> list[int]:

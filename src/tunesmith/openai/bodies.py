@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 
 from tunesmith.chat.messages import Message, ToolCall
 from tunesmith.errors import Fault, UnsupportedField, ValidationFailed
+from tunesmith.generate.json_schemas import check_schema
 from tunesmith.generate.types import GenerateRequest
 from tunesmith.records.validation import dotted, validation_failed
 
@@ -61,7 +62,11 @@ class MessageBody(Strict):
     tool_calls: list[ToolCallBody] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    # What the official client's own answers have beside these, for an answer is sent back as it came.
     refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
     def to_message(self, place: str) -> Message:
         """The message as the rest of the project knows it; ``developer`` is ``system``.
@@ -86,10 +91,12 @@ class MessageBody(Strict):
 class FunctionBody(Strict):
     """A function that the assistant may call."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.-]+$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    """JSON schema of an object; left out, the function has no arguments."""
     strict: bool | None = None
+    """Whether the arguments must follow ``parameters`` also where the model decides to call."""
 
 
 class ToolBody(Strict):
@@ -97,6 +104,29 @@ class ToolBody(Strict):
 
     type: Literal["function"]
     function: FunctionBody
+
+    def to_tool(self, place: str) -> dict[str, Any]:
+        """The tool as templates read it. Raises ``ValidationFailed`` for parameters that are no schema of an object."""
+        parameters = self.function.parameters
+        if parameters:
+            where = f"{place}.function.parameters"
+            check_schema(parameters, where)
+            if parameters.get("type", "object") != "object":
+                raise _fault('must be "object": arguments are given by their names', f"{where}.type")
+        return self.model_dump(exclude_none=True)
+
+
+class FunctionName(Strict):
+    """Names a function."""
+
+    name: str
+
+
+class NamedTool(Strict):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
 
 
 class JsonSchema(Strict):
@@ -114,11 +144,22 @@ class ResponseFormat(Strict):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
+    def to_form(self, place: str = "response_format") -> dict[str, Any]:
+        """The form for an engine. Raises ``ValidationFailed`` where the schema is missing, or is none."""
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            what = "is required" if self.json_schema is None else f"is not for the type {self.type}"
+            raise _fault(what, f"{place}.json_schema", 'like {"name": "answer", "schema": {"type": "object"}}')
+        if self.json_schema is not None and self.json_schema.schema_ is not None:
+            check_schema(self.json_schema.schema_, f"{place}.json_schema.schema")
+        return self.model_dump(exclude_none=True, by_alias=True)
+
 
 class StreamOptions(Strict):
     """What a stream carries beside the text."""
 
     include_usage: bool = False
+    include_obfuscation: bool = False
+    """Nothing is added to hide the length of pieces: the default, false, is honoured."""
 
 
 class Sampling(Strict):
@@ -137,7 +178,10 @@ class Sampling(Strict):
     presence_penalty: Number | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
+    # No effect on an answer.
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
     logit_bias: dict[str, Any] | None = None
 
@@ -163,6 +207,10 @@ class Sampling(Strict):
             raise UnsupportedField("tokens cannot be biased", target="logit_bias", way_out="leave it out")
         if self.stream_options is not None and not self.stream:
             raise _fault("is for streams only", "stream_options", "set stream to true, or leave it out")
+        if self.stream_options is not None and self.stream_options.include_obfuscation:
+            raise UnsupportedField(
+                "pieces are not padded", target="stream_options.include_obfuscation", way_out="leave it out"
+            )
         return given
 
     @property
@@ -180,12 +228,13 @@ class ChatCompletionBody(Sampling):
     top_logprobs: StrictInt | None = None
     response_format: ResponseFormat | None = None
     tools: list[ToolBody] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: StrictBool | None = None
     store: StrictBool | None = None
     service_tier: str | None = None
     modalities: list[str] | None = None
     reasoning_effort: str | None = None
+    verbosity: str | None = None
 
     def to_request(self) -> GenerateRequest:
         """The request for an engine. Raises ``ValidationFailed`` or ``UnsupportedField``."""
@@ -205,29 +254,40 @@ class ChatCompletionBody(Sampling):
         if self.top_logprobs is not None:
             given["top_logprobs"] = self.top_logprobs
         if self.response_format is not None:
-            given["response_format"] = self.response_format.model_dump(exclude_none=True, by_alias=True)
-        if self.tools and self.tool_choice != "none":
-            given["tools"] = tuple(tool.model_dump(exclude_none=True) for tool in self.tools)
+            given["response_format"] = self.response_format.to_form()
+        given |= self._tools()
         messages = tuple(message.to_message(f"messages[{i}]") for i, message in enumerate(self.messages))
         return GenerateRequest(messages=messages, **given)
 
+    def _tools(self) -> dict[str, Any]:
+        """The fields of ``GenerateRequest`` about tools; none of them where no tool may be called."""
+        tools = tuple(tool.to_tool(f"tools[{number}]") for number, tool in enumerate(self.tools or ()))
+        if not tools:
+            for name, value in (("tool_choice", self.tool_choice), ("parallel_tool_calls", self.parallel_tool_calls)):
+                if value not in (None, "auto", "none", True):
+                    raise _fault("needs tools", name)
+            return {}
+        if self.tool_choice == "none":
+            return {}
+        given: dict[str, Any] = {"tools": tools}
+        if isinstance(self.tool_choice, NamedTool):
+            given["tool_choice"] = self.tool_choice.model_dump()
+        elif self.tool_choice is not None:
+            given["tool_choice"] = self.tool_choice
+        if self.parallel_tool_calls is not None:
+            given["parallel_tool_calls"] = self.parallel_tool_calls
+        return given
+
     def _refuse(self) -> None:
-        if self.tool_choice not in (None, "auto", "none"):
-            raise UnsupportedField(
-                "a call cannot be forced", target="tool_choice", way_out="auto, none, or leave it out"
-            )
-        if self.parallel_tool_calls is False:
-            raise UnsupportedField(
-                "the number of calls cannot be limited", target="parallel_tool_calls", way_out="leave it out"
-            )
         if self.store:
             raise UnsupportedField("answers are not stored for later", target="store", way_out="leave it out")
         if self.service_tier not in (None, "auto", "default"):
             raise UnsupportedField("there is one tier", target="service_tier", way_out="leave it out")
         if self.modalities not in (None, ["text"]):
             raise UnsupportedField("answers are text", target="modalities", way_out="leave it out")
-        if self.reasoning_effort is not None:
-            raise UnsupportedField("cannot be set", target="reasoning_effort", way_out="leave it out")
+        for name in ("reasoning_effort", "verbosity"):
+            if getattr(self, name) is not None:
+                raise UnsupportedField("cannot be set", target=name, way_out="leave it out")
 
 
 class CompletionBody(Sampling):
