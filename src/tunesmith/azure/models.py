@@ -289,11 +289,16 @@ def _change(context: AzureContext, known: ModelVersion, asked: ModelProperties) 
 
 
 def _path(uri: str) -> str:
-    """What a registration takes from ``uri``: nothing but a job's output or a path in the datastore.
+    """What a registration takes from ``uri``: a job's output or a path in the datastore.
 
+    A job's output lies in the datastore, too, and is taken as that job's, so that the model knows where it came from.
     A path of this machine is refused: clients upload their folders first, and never mean the server's.
     """
     reference = parse_reference(uri, bare="path", target="properties.modelUri")
+    if isinstance(reference, DatastoreReference) and reference.datastore in ALIASES:
+        first, *rest = reference.path.rstrip("/").split("/")
+        if first == "jobs" and len(rest) >= 2:
+            return str(JobOutputReference(rest[0], rest[1], "/".join(rest[2:])))
     if not isinstance(reference, JobOutputReference | DatastoreReference):
         raise ValidationFailed(
             f"{uri[:200]!r} is neither a job's output nor a path in a datastore",
@@ -305,10 +310,12 @@ def _path(uri: str) -> str:
 
 
 def _place(uri: str) -> str:
-    """``uri`` so that two spellings of one place are equal."""
+    """``uri`` so that two spellings of one place are equal: its path in the datastore."""
     if not uri:
         return ""
     reference = parse_reference(uri, bare="path")
     if isinstance(reference, DatastoreReference) and reference.datastore in ALIASES:
         return reference.path.rstrip("/")
+    if isinstance(reference, JobOutputReference):
+        return "/".join(filter(None, ["jobs", reference.job, reference.output, reference.path.rstrip("/")]))
     return str(reference)
