@@ -13,24 +13,46 @@ from starlette.requests import Request
 
 from tunesmith._version import __version__
 from tunesmith.azure import arm
+from tunesmith.azure.blob import create_blob_router
+from tunesmith.azure.code_assets import create_code_router
+from tunesmith.azure.components import create_components_router
+from tunesmith.azure.computes import create_computes_router
 from tunesmith.azure.context import AzureContext
+from tunesmith.azure.data_assets import create_data_router
+from tunesmith.azure.datastores import create_datastores_router
 from tunesmith.azure.deployments import create_deployments_router
 from tunesmith.azure.endpoints import create_endpoints_router
+from tunesmith.azure.environments import create_environments_router
 from tunesmith.azure.errors import NotImplementedHere, add_error_handlers
 from tunesmith.azure.guard import BearerGuard
+from tunesmith.azure.history import create_history_router
+from tunesmith.azure.jobs import create_jobs_router
 from tunesmith.azure.models import create_models_router
 from tunesmith.azure.paths import ShortPaths
+from tunesmith.azure.registry_models import create_registry_models_router
 from tunesmith.azure.score import create_score_router
 from tunesmith.azure.waiting import create_waiting_router
+from tunesmith.azure.workspaces import create_workspaces_router
 from tunesmith.openai.router import create_openai_router
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 AREAS: tuple[Callable[[AzureContext], APIRouter], ...] = (
     create_waiting_router,
+    create_workspaces_router,
+    create_registry_models_router,
+    create_computes_router,
+    create_components_router,
+    create_environments_router,
     create_models_router,
     create_endpoints_router,
     create_deployments_router,
+    create_blob_router,
+    create_code_router,
+    create_data_router,
+    create_datastores_router,
+    create_history_router,
+    create_jobs_router,
 )
 """What makes the routes, one for each area."""
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import Body
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.requests import Request
 
@@ -29,6 +29,19 @@ M = TypeVar("M", bound=BaseModel)
 
 Json = Annotated[dict[str, Any], Body()]
 """A route's parameter of this type is the request's JSON object."""
+
+
+def _as_texts(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, int | float) else item
+        for key, item in value.items()
+    }
+
+
+Texts = Annotated[dict[str, str], BeforeValidator(_as_texts)]
+"""Tags or properties: names and texts. Clients send numbers, too; they are kept as they are written."""
 
 ListView = Literal["ActiveOnly", "ArchivedOnly", "All"]
 
@@ -65,7 +78,7 @@ def target(request: Request) -> AzureTarget:
     return found
 
 
-def _own_host(request: Request) -> str | None:
+def own_host(request: Request) -> str | None:
     """The server's own address, where it is called by that rather than by Azure's names."""
     host = target(request).host
     name = host.partition(":")[0].lower()
@@ -74,17 +87,17 @@ def _own_host(request: Request) -> str | None:
 
 def management_url(request: Request) -> str:
     """Base of ARM's URLs, without a slash at its end."""
-    return f"https://{_own_host(request) or MANAGEMENT_HOST}"
+    return f"https://{own_host(request) or MANAGEMENT_HOST}"
 
 
 def api_url(request: Request) -> str:
     """Base of the data plane: discovery, run history, MLflow. Without a slash at its end."""
-    return f"https://{_own_host(request) or API_HOST}"
+    return f"https://{own_host(request) or API_HOST}"
 
 
 def registry_url(request: Request) -> str:
     """Base of the registries' assets, without a slash at its end."""
-    return f"https://{_own_host(request) or REGISTRY_HOST}"
+    return f"https://{own_host(request) or REGISTRY_HOST}"
 
 
 def workspace_id(request: Request) -> str:

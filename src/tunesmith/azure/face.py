@@ -13,7 +13,7 @@ from tunesmith.azure.app import create_azure_app
 from tunesmith.azure.blob_account import account_name
 from tunesmith.azure.certificates import CertificateAuthority
 from tunesmith.azure.context import AzureContext
-from tunesmith.azure.hosts import SUNK, caught_hosts
+from tunesmith.azure.hosts import RESOURCE_GROUP, SUNK, caught_hosts
 from tunesmith.azure.identity import AzureKeys
 from tunesmith.azure.proxy import AzureProxy
 from tunesmith.records.azure import AzureSession
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from tunesmith.workspace import Services
 
 log = logging.getLogger("tunesmith.azure")
-
-RESOURCE_GROUP = "tunesmith"
-"""In the ``config.json`` that is provided; any other name leads here as well."""
 
 
 class AzureFace:

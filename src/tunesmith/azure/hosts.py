@@ -4,6 +4,8 @@ from __future__ import annotations
 
 LOCATION = "eastus"
 """The region that everything says it is in: SDKs ask for one, and show it."""
+RESOURCE_GROUP = "tunesmith"
+"""In the ``config.json`` that is provided; any other name leads here as well."""
 API_HOST = f"{LOCATION}.api.azureml.ms"
 REGISTRY_HOST = f"cert-{LOCATION}.experiments.azureml.net"
 MANAGEMENT_HOST = "management.azure.com"

@@ -20,8 +20,17 @@ from tunesmith.errors import NotAuthenticated
 
 TOKEN_SECONDS = 24 * 3600
 """Azure's own life of a token for a managed identity."""
-RESOURCES = frozenset({"https://management.azure.com", "https://ml.azure.com", "https://storage.azure.com"})
-"""What tokens are made for."""
+RESOURCES = frozenset(
+    {
+        "https://management.azure.com",
+        "https://management.core.windows.net",
+        "https://ml.azure.com",
+        "https://storage.azure.com",
+        "https://ml.azure.local",
+    }
+)
+"""What tokens are made for; the last one where no proxy is used. Beside these: the server's own address."""
+OWN_ADDRESS = "https://localhost:"
 WAY_OUT = "run the script through `tunesmith azure run`, which gives it a credential"
 
 
@@ -91,7 +100,8 @@ class AzureKeys:
         if not hmac.compare_digest(self._signature(signed).encode(), signature.encode("utf-8", "surrogateescape")):
             raise _refused("the access token was not made by this workspace")
         claims = _decode(signed.partition(".")[2])
-        if str(claims.get("aud", "")).rstrip("/") not in resources:
+        audience = str(claims.get("aud", "")).rstrip("/")
+        if audience not in resources and not audience.startswith(OWN_ADDRESS):
             raise _refused(f"the access token is for {claims.get('aud')!r}")
         if claims["exp"] <= time.time():
             raise _refused("the access token's time is over")
