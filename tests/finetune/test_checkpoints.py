@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from tests.finetune.support import Heard
-from tunesmith.errors import DiskFull
+from tunesmith.errors import DiskFull, Failure
 from tunesmith.finetune.checkpoints import Checkpoints, weights_sha256
 from tunesmith.finetune.seeding import random_state, restore_random_state
 
@@ -80,6 +81,35 @@ def test_a_full_disk_stops_before_writing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(DiskFull, match="no room to write") as caught:
         checkpoints.save(2, _state(), best=None)
     assert caught.value.extra["free"] == 10
+    assert checkpoints.steps() == [1]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_vanished_is_named_with_the_way_on(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "disk", keep=-1, reporter=Heard())
+    checkpoints.save(1, _state(), best=None)
+    (tmp_path / "disk").rename(tmp_path / "elsewhere")
+    with pytest.raises(Failure, match=r"optimiser step 2 could not be written: .* is gone") as caught:
+        checkpoints.save(2, _state(), best=None)
+    assert caught.value.target == str(tmp_path / "disk")
+    assert "resume_from_checkpoint" in str(caught.value.way_out)
+    (tmp_path / "elsewhere").rename(tmp_path / "disk")
+    assert Checkpoints(tmp_path / "disk", keep=-1, reporter=Heard()).steps() == [1]
+
+
+def test_a_disk_that_refuses_names_the_checkpoint_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=-1, reporter=Heard())
+    checkpoints.save(1, _state(), best=None)
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(Failure, match=r"Input/output error; the last whole checkpoint is .*checkpoint-00000001"):
+        checkpoints.save(2, _state(), best=None)
+    monkeypatch.undo()
     assert checkpoints.steps() == [1]
     assert not list(tmp_path.glob(".*"))
 

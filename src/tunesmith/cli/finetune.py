@@ -84,7 +84,7 @@ def finetune(
         else:
             from tunesmith.display.plan import render_plan
 
-            render_plan(plan, _defaults(ws), estimate=_estimate(ws, call, parameters))
+            render_plan(plan, _defaults(ws), forecast=_forecast(ws, call, parameters))
         return
     job = ws.finetune(**call, **parameters)
     if stream:
@@ -103,29 +103,42 @@ def _defaults(ws: Workspace) -> dict[str, Any]:
     return {key: item["default"] for key, item in spec["inputs"].items() if item.get("default") is not None}
 
 
-def _estimate(ws: Workspace, call: dict[str, Any], parameters: dict[str, Any]) -> str:
-    """What the training would cost, where model and file are on this machine."""
+def _forecast(ws: Workspace, call: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    """What the training would cost, where model and conversations are on this machine."""
     from tunesmith.chat import check
     from tunesmith.cli.data import package_of
-    from tunesmith.display.estimate import estimate_line
+    from tunesmith.components.steps.settings import training_values
+    from tunesmith.components.steps.splits import mltable_files
+    from tunesmith.display.estimate import forecast_lines, run_estimate
     from tunesmith.errors import TunesmithError
-    from tunesmith.finetune import INPUTS
+    from tunesmith.finetune import FinetuneParameters
+    from tunesmith.reporting import NullReporter
 
+    config = parameters.get("finetune_config_path")
     try:
+        values = training_values(parameters, Path(str(config)) if config else None, NullReporter())
+        given = FinetuneParameters.from_strings({key: str(value) for key, value in values.items()})
         package = package_of(str(call["model"]))
         train = str(call["train"])
-        if train.startswith("azureml:"):
-            train = ws.data.resolve(train).path
-        longest = int(parameters.get("max_seq_length", -1))
-        lengths = check(
-            train,
+        folder = Path(ws.data.resolve(train).path if train.startswith("azureml:") else train).expanduser()
+        found = check(
+            list(mltable_files(folder)) if (folder / "MLTable").is_file() else folder,
             tokenizer=package.tokenizer(),
-            max_seq_length=longest if longest > 0 else package.manifest.context_length,
-        ).kept_lengths
-        known = {key: value for key, value in parameters.items() if key in INPUTS}
-        return estimate_line(package, lengths, known)
+            max_seq_length=given.max_seq_length if given.max_seq_length > 0 else package.manifest.context_length,
+            on_too_long=given.on_too_long,
+            loss_on=given.loss_on,
+        )
+        lines = [f"Rows     {found.summary()}"]
+        if found.errors and given.on_faulty == "fail":
+            lines.append(
+                "         faulty rows fail the run (`tunesmith data check` names them); on_faulty=drop omits them"
+            )
+        machine = ws.computes.machine()
+        estimated = run_estimate(package, found.kept_lengths, values)
+        lines += forecast_lines(estimated, memory_bytes=machine.memory_bytes, disk_free_bytes=machine.disk_free_bytes)
+        return lines
     except TunesmithError as error:
-        return f"no estimate: {error.message}" + (f" ({error.way_out})" if error.way_out else "")
+        return [f"No estimate: {error.message}" + (f" ({error.way_out})" if error.way_out else "")]
 
 
 def _from(base: Path, text: str) -> str:

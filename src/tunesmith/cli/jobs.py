@@ -117,6 +117,32 @@ def stream(name: Name) -> None:
 
 
 @app.command()
+def reproduce(name: Name) -> None:
+    """Run a completed job again and compare the losses step by step. Exit code: 0 when all are equal, 1 otherwise.
+
+    The same inputs, code and values are used and no step is reused; an input that is gone or was changed is refused.
+    """
+    ws = connect()
+    job = ws.jobs.reproduce(name)
+    if not options.json:
+        say(f"Running {name} again as {job.name}.")
+        follow(ws, job.name)
+    elif ws.jobs.stream(job.name).status != "Completed":
+        emit(ws.jobs.get(job.name))
+        raise typer.Exit(1)
+    found = ws.jobs.compare(name, job.name)
+    if options.json:
+        emit(found)
+    else:
+        from tunesmith.display.jobs import comparison_lines
+
+        for line in comparison_lines(found):
+            say(line)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+@app.command()
 def cancel(name: Name) -> None:
     """Ask a job to stop. A training step stops at a checkpoint."""
     job = connect().jobs.cancel(name)

@@ -14,7 +14,7 @@ from tunesmith.client.specs import read_spec
 from tunesmith.client.transport import Transport
 from tunesmith.client.views import Job
 from tunesmith.errors import JobCanceled, JobFailed, Unreachable, error_from_dict
-from tunesmith.records.jobs import JobStatus, MetricPoint, Output, StepExplanation, SubmitJob
+from tunesmith.records.jobs import Comparison, JobStatus, MetricPoint, Output, StepExplanation, SubmitJob
 from tunesmith.records.validation import parse
 from tunesmith.records.workspace import Deleted, JobEvent
 
@@ -94,6 +94,29 @@ class Jobs:
         Returns at once with the state ``CancelRequested``.
         """
         return Job.model_validate(self._transport.request("POST", f"{self._path(name)}/cancel"))
+
+    def reproduce(self, name: str) -> Job:
+        """Start a job that runs a completed one again: same inputs, code and values, nothing reused.
+
+        Follow it with ``wait``, then ``compare`` the two.
+
+        Raises:
+            Conflict: the job did not complete, or wrote no losses to compare.
+            ValidationFailed: inputs are gone or were changed since; every one is named.
+        """
+        return Job.model_validate(self._transport.request("POST", f"{self._path(name)}/reproduce", slow=True))
+
+    def compare(self, name: str, other: str) -> Comparison:
+        """The losses of two runs of a job, one beside the other, and what is recorded to differ.
+
+        Args:
+            name: The earlier job.
+            other: The later one.
+
+        Raises:
+            Conflict: one of them wrote no losses.
+        """
+        return Comparison.model_validate(self._get(name, f"compare/{segment(other)}"))
 
     def delete(self, name: str) -> int | None:
         """Delete a job that has ended, with its files; return the bytes that were freed, where known.

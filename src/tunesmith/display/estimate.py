@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.display.units import seconds, size
 
 if TYPE_CHECKING:
+    from tunesmith.finetune import Estimate
     from tunesmith.models import ModelPackage
 
 
@@ -15,24 +16,57 @@ def estimate_lines(package: ModelPackage, lengths: Sequence[int] | Any, *, max_s
     """One epoch over rows of ``lengths`` tokens, with LoRA and in full, on this machine."""
     return [
         f"One epoch, {label}: "
-        + estimate_line(package, lengths, {"apply_lora": lora, "max_seq_length": str(max_seq_length or -1)})
+        + estimate_line(
+            run_estimate(package, lengths, {"apply_lora": lora, "max_seq_length": str(max_seq_length or -1)})
+        )
         for label, lora in (("LoRA", "true"), ("full", "false"))
     ]
 
 
-def estimate_line(package: ModelPackage, lengths: Sequence[int] | Any, values: Mapping[str, Any]) -> str:
-    """A run with these parameters of ``chat_completion_pipeline`` over rows of ``lengths`` tokens, on this machine."""
-    from tunesmith.finetune import FinetuneParameters, estimate
+def run_estimate(package: ModelPackage, lengths: Sequence[int] | Any, values: Mapping[str, Any]) -> Estimate:
+    """A run with these parameters of ``chat_completion_pipeline`` over rows of ``lengths`` tokens, on this machine.
 
-    found = estimate(
+    The machine's rate is measured, which takes a fraction of a second once torch is loaded.
+    """
+    from dataclasses import replace
+
+    from tunesmith.finetune import FinetuneParameters, ModelShape, estimate
+    from tunesmith.finetune.precision import training_rate
+
+    parameters = FinetuneParameters.from_strings({key: str(value) for key, value in values.items()})
+    shape = ModelShape.of(package.config())
+    used, rate = training_rate(parameters.precision, width=shape.hidden, outputs=shape.intermediate)
+    return estimate(
         package.config(),
-        FinetuneParameters.from_strings({key: str(value) for key, value in values.items()}),
+        replace(parameters, precision="bf16" if used == "bfloat16" else "32"),
         lengths,
         parameter_count=package.manifest.parameter_count,
         context_length=package.manifest.context_length,
+        flops=rate or None,
     )
+
+
+def estimate_line(found: Estimate) -> str:
+    """The estimate in one line."""
     return (
         f"about {seconds(found.seconds)} on this machine, {size(found.memory_bytes)} of memory, "
         f"{size(found.disk_bytes)} of disk, {found.steps:,} steps, {found.tokens:,} tokens, "
         f"{found.trainable_parameters / 1e6:,.1f} M weights trained."
     )
+
+
+def forecast_lines(found: Estimate, *, memory_bytes: int, disk_free_bytes: int) -> list[str]:
+    """The estimate beside what this machine has, with what does not fit."""
+    parts = ", ".join(f"{name} {size(count)}" for name, count in found.parts.items())
+    lines = [
+        f"Steps    {found.steps:,} optimiser steps, {found.tokens:,} tokens, "
+        f"{found.trainable_parameters / 1e6:,.1f} M weights trained",
+        f"Time     about {seconds(found.seconds)} of training at this machine's measured rate, without evaluations",
+        f"Memory   about {size(found.memory_bytes)} of {size(memory_bytes)}: {parts}",
+        f"Disk     about {size(found.disk_bytes)} for checkpoints and the result, {size(disk_free_bytes)} are free",
+    ]
+    if found.memory_bytes > memory_bytes:
+        lines.append("         more memory than there is: lower max_seq_length, or set gradient_checkpointing")
+    if found.disk_bytes > disk_free_bytes:
+        lines.append("         more disk than is free: set save_total_limit 1, or free some")
+    return lines

@@ -12,7 +12,7 @@ from rich.tree import Tree
 from tunesmith.display.units import duration, when
 
 if TYPE_CHECKING:
-    from tunesmith.records.jobs import Job, Step, StepExplanation
+    from tunesmith.records.jobs import Comparison, Job, Step, StepExplanation
 
 STYLES = {
     "Completed": "green",
@@ -120,4 +120,25 @@ def explanation_lines(found: Iterable[StepExplanation]) -> list[str]:
         name = item.step.rsplit("/", 1)[-1]
         lines.append(f"{name}: {'reused from ' + str(item.reused_from) if item.reused else item.reason}")
         lines += [f"  {change}" for change in item.changed]
+    return lines
+
+
+def comparison_lines(found: Comparison) -> list[str]:
+    """Whether two runs of a job are equal, where they first differ, and what is recorded to differ."""
+    if found.equal:
+        weights = "; the weights are equal" if found.weights_equal else ""
+        lines = [f"Equal: all {found.values:,} losses over {found.steps:,} optimiser steps{weights}."]
+    elif (first := found.first) is not None:
+        values = " and ".join(
+            f"{'no value' if value is None else repr(value)} in {job}"
+            for job, value in ((found.before, first.before), (found.after, first.after))
+        )
+        lines = [f"Different: the first difference is {first.key} at optimiser step {first.step} ({first.job_step}):"]
+        lines += [f"  {values}"]
+    else:
+        lines = [f"Different: all {found.values:,} losses are equal, the weights are not."]
+    if found.changed:
+        lines += ["Between the runs changed:", *(f"  {line}" for line in found.changed)]
+    elif not found.equal:
+        lines += ["Nothing that is recorded differs: versions, code, inputs, precision and threads are the same."]
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def render_plan(
-    job: Job, defaults: Mapping[str, Any], *, estimate: str | None = None, console: Console | None = None
+    job: Job, defaults: Mapping[str, Any], *, forecast: Sequence[str] = (), console: Console | None = None
 ) -> None:
     """Print the resolved parameters and the steps of a job that was checked and not started.
 
-    ``defaults`` are the component's own; values that were given are marked.
+    ``defaults`` are the component's own; values that were given are marked. ``forecast`` are lines on what it costs.
     """
     console = console or Console(highlight=False)
     grid = Table(title="Resolved parameters (● given)", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -33,6 +33,6 @@ def render_plan(
         grid.add_row("●" if name in job.inputs else "", name, Text("" if shown is None else str(shown)))
     console.print(grid)
     console.print(job_tree(job))
-    if estimate is not None:
-        console.print(Text(f"Training: {estimate}"))
+    for line in forecast:
+        console.print(Text(line))
     console.print("Nothing wrong found; nothing was started.", style="green")

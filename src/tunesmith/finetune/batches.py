@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import Fault, InvalidData
-from tunesmith.finetune.limits import PACKED_ROW
 from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.planning import capacity, packed_rows
 
 
 class Rows(Protocol):
@@ -147,13 +147,6 @@ def pieces(documents: Sequence[Document], limit: int) -> list[list[Document]]:
     return result
 
 
-def capacity(lengths: Any, parameters: FinetuneParameters, context_length: int) -> int:
-    """Tokens of a packed row."""
-    longest = int(numpy.max(lengths)) if len(lengths) else 1
-    wanted = parameters.max_seq_length if parameters.max_seq_length > 0 else min(context_length, PACKED_ROW)
-    return max(longest, wanted)
-
-
 class Plan:
     """Which rows are computed when. ``world`` processes share each optimiser step."""
 
@@ -182,12 +175,7 @@ class Plan:
         parameters = self._parameters
         seed = parameters.seed + number
         order = torch.Generator().manual_seed(seed)
-        if parameters.packing:
-            from tunesmith.chat.packing import pack
-
-            bins = [list(rows) for rows in pack(self._lengths, self.capacity, seed=seed)]
-        else:
-            bins = [[row] for row in range(len(self._lengths))]
+        bins = packed_rows(self._lengths, parameters, self.capacity, seed=seed)
         bins = [bins[i] for i in torch.randperm(len(bins), generator=order).tolist()]
         size = parameters.per_device_train_batch_size
         micro = [[row for rows in bins[i : i + size] for row in rows] for i in range(0, len(bins), size)]

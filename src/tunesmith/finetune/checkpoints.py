@@ -11,6 +11,7 @@ later does not fit its manifest and is passed over, said. No pickle is written o
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.errors import Failure
 from tunesmith.finetune.files import disk_full, new_folder, sha256_file, write_text
 from tunesmith.reporting import Reporter
 
@@ -55,9 +57,33 @@ class Checkpoints:
 
         Raises:
             DiskFull: there is no room; nothing is left behind and earlier checkpoints stay.
+            Failure: the folder is gone, or cannot be written.
         """
+        from safetensors import SafetensorError
+
+        try:
+            return self._save(step, state, best)
+        except (OSError, SafetensorError) as error:
+            last = [known for known in self._whole() if known != step]
+            kept = f"the last whole checkpoint is {self.path(last[-1])}" if last else "no earlier checkpoint is left"
+            cause = getattr(error, "strerror", None) or str(error)
+            raise Failure(
+                f"the checkpoint of optimiser step {step} could not be written: {cause}; {kept}",
+                target=str(self.folder),
+                way_out="bring the disk back, then go on with resume_from_checkpoint true",
+            ) from error
+
+    def _whole(self) -> list[int]:
+        try:
+            return self.steps()
+        except OSError:
+            return []
+
+    def _save(self, step: int, state: dict[str, Any], best: int | None) -> Path:
         from safetensors.torch import save_file
 
+        if not self.folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the folder of the checkpoints is gone")
         tensors: dict[str, Tensor] = {}
         body = json.dumps(_flatten(state, tensors), allow_nan=True)
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) + len(body)

@@ -1,28 +1,30 @@
 """What a run will need, before it starts: memory, time and disk. Knows nothing of torch.
 
-Memory is weights + what is trained + what is kept for the backward pass + the logits of one chunk + the process
-itself. Time is floating-point operations over the rate of the machine. Both are estimates; the trainer's first steps
-give the true time.
+Steps are counted by packing the rows as the trainer does. Memory is weights + what is trained + what is kept for the
+backward pass + the logits of one chunk + the process itself. Time is floating-point operations over the rate of the
+machine. Memory and time are estimates; the trainer's first steps give the true time.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.finetune.inputs import INPUTS
-from tunesmith.finetune.limits import KEPT_WEIGHTS, PACKED_ROW, PIECE_TOKENS
+from tunesmith.finetune.limits import KEPT_WEIGHTS, PIECE_TOKENS
 from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.planning import capacity, packed_rows, steps_of
 
 PROCESS_BYTES = 700e6
 """Python with torch, transformers and tokenizers loaded."""
 LOGITS_BYTES = 4 * 6 * 1024 * 1024 * 4
 """The logits of one chunk, their gradient and the copies between."""
-CORE_RATE = 60e9
+CORE_RATE = 30e9
 """FLOP/s of one core over a whole step when nothing was measured."""
+UTILISATION = 0.6
+"""Share of the matrix products' rate that a whole step reaches."""
 _ADAFACTOR_SHARE = 0.02
 
 
@@ -106,8 +108,9 @@ def estimate(
     """Estimate a run of the model with this ``config`` (``config.json``'s content) over rows of these ``lengths`` in
     tokens.
 
-    ``flops`` is the machine's rate in FLOP/s over a whole step; without it a cautious one for this machine's cores is
-    taken.
+    Steps and tokens are exact for the lengths of prepared rows. ``flops`` is the rate in FLOP/s at which the machine
+    multiplies at the model's shapes (``precision.training_rate`` measures it); without it a cautious one for this
+    machine's cores is taken.
     """
     shape = ModelShape.of(config, parameter_count)
     text = config.get("text_config", config)
@@ -115,18 +118,16 @@ def estimate(
     rows = [int(length) for length in lengths]
     total = sum(rows)
     longest = max(rows, default=1)
-    row_tokens = parameters.max_seq_length if parameters.max_seq_length > 0 else min(context, PACKED_ROW)
-    bins = max(1, math.ceil(total / max(row_tokens, longest)) if parameters.packing else len(rows))
-    per_step = parameters.per_device_train_batch_size * parameters.gradient_accumulation_steps
-    steps_per_epoch = max(1, math.ceil(bins / per_step))
-    steps = parameters.max_steps if parameters.max_steps > 0 else parameters.num_train_epochs * steps_per_epoch
+    row_tokens = capacity(rows, parameters, context)
+    bins = len(packed_rows(rows, parameters, row_tokens, seed=parameters.seed))
+    steps_per_epoch, steps = steps_of(bins, parameters)
     tokens = int(total * steps / steps_per_epoch)
 
     width = 2 if parameters.precision in ("16", "bf16") else 4
     trainable = parameters.lora_r * shape.adapter_features if parameters.apply_lora else shape.parameters
     moments = 2.0 if parameters.optim == "adamw_torch" else _ADAFACTOR_SHARE
     master = 0 if parameters.apply_lora or width == 4 else 4
-    micro = longest if not parameters.packing else max(longest, row_tokens)
+    micro = longest if not parameters.packing else row_tokens
     piece = min(micro * parameters.per_device_train_batch_size, max(PIECE_TOKENS, longest))
     parts = {
         "weights": shape.parameters * width + (trainable * 4 if parameters.apply_lora else 0),
@@ -144,7 +145,12 @@ def estimate(
     if parameters.gradient_checkpointing:
         per_weight += 2
     operations = per_weight * shape.layers * shape.linear_per_layer + per_weight * shape.vocabulary * shape.hidden / 2
-    rate = flops or CORE_RATE * (os.cpu_count() or 1)
+    # Causal scores and what they weigh: 2 operations a pair each, forward once and backward twice, half of the pairs.
+    attended = sum(length * length for length in rows) / max(1, total)
+    operations += (
+        (8 if parameters.gradient_checkpointing else 6) * attended * shape.layers * shape.heads * shape.head_dim
+    )
+    rate = UTILISATION * flops if flops else CORE_RATE * (os.cpu_count() or 1)
     kept = parameters.save_total_limit + 1 if parameters.save_total_limit > 0 else max(1, steps // steps_per_epoch)
     checkpoint = trainable * (4 + 4 * moments)
     result = trainable * 4 if parameters.apply_lora else shape.parameters * width

@@ -42,6 +42,9 @@ class Input:
     several_gpus: str = "honoured"
 
 
+_NO_DEEPSPEED = "refused: the trainer does not run DeepSpeed's engine"
+
+
 def _inputs() -> tuple[Input, ...]:
     schedule, adapter, evaluation, machine, data = "Schedule", "Adapter", "Evaluation", "Machine", "Data"
     optimiser, saving, ours = "Optimiser", "Saving", "Beyond Azure ML"
@@ -331,30 +334,30 @@ def _inputs() -> tuple[Input, ...]:
             False,
             "Shard the optimiser and weights with DeepSpeed.",
             machine,
-            cpu="waived, said",
-            one_gpu="waived, said: nothing to shard over",
-            several_gpus="waived, said: processes average their gradients",
+            cpu="waived, said: DeepSpeed needs a GPU",
+            one_gpu=_NO_DEEPSPEED,
+            several_gpus=_NO_DEEPSPEED,
         ),
         Input(
             "deepspeed",
             "path",
             None,
-            "A DeepSpeed configuration file.",
+            "A DeepSpeed configuration file; read with apply_deepspeed only.",
             machine,
             cpu="waived, said",
-            one_gpu="waived, said",
-            several_gpus="waived, said",
+            one_gpu="refused with apply_deepspeed; waived, said, without",
+            several_gpus="refused with apply_deepspeed; waived, said, without",
         ),
         Input(
             "deepspeed_stage",
             "string",
             "2",
-            "DeepSpeed's ZeRO stage.",
+            "DeepSpeed's ZeRO stage; read with apply_deepspeed only.",
             machine,
             ("2", "3"),
             cpu="waived, said",
-            one_gpu="waived, said",
-            several_gpus="waived, said",
+            one_gpu="refused with apply_deepspeed; without effect else",
+            several_gpus="refused with apply_deepspeed; without effect else",
         ),
         Input(
             "apply_ort",
@@ -370,14 +373,12 @@ def _inputs() -> tuple[Input, ...]:
             "number_of_gpu_to_use_finetuning",
             "integer",
             1,
-            "GPUs, one process each.",
+            "GPUs, one process each, by torchrun. Each optimiser step takes that many times more micro-batches.",
             machine,
             minimum=1,
             cpu="above 1 waived, said: the cores work on one process",
             one_gpu="above 1 waived, said",
-            several_gpus=(
-                "a pipeline job runs one process, waived, said; one process each where train() is started by torchrun"
-            ),
+            several_gpus="honoured; more than there are becomes as many as there are, said",
         ),
         Input(
             "num_nodes_finetune",
@@ -416,6 +417,15 @@ def _inputs() -> tuple[Input, ...]:
             "A conversation over max_seq_length loses its oldest turns, is dropped, or fails the run; always counted.",
             ours,
             ("truncate_turns", "drop", "fail"),
+            azure=False,
+        ),
+        Input(
+            "on_faulty",
+            "string",
+            "fail",
+            "A faulty row of the conversations fails the run before anything starts, or is left out; always counted.",
+            ours,
+            ("fail", "drop"),
             azure=False,
         ),
         Input(
@@ -481,6 +491,15 @@ def _inputs() -> tuple[Input, ...]:
             "Stop cleanly after so many minutes of training, with the best model so far; 0 is no limit.",
             ours,
             minimum=0.0,
+            azure=False,
+        ),
+        Input(
+            "find_learning_rate",
+            "boolean",
+            False,
+            "Before training, raise the learning rate over real rows until the loss rises, and train with what that "
+            "suggests in place of learning_rate. Costs about 60 steps; the log has the table.",
+            ours,
             azure=False,
         ),
     )

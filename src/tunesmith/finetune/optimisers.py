@@ -6,7 +6,7 @@ most updates of a fine-tuning run are smaller than its last one. Gradients of al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,7 +31,8 @@ class Optimiser:
         self.weights: list[nn.Parameter] = []
         self.masters: list[nn.Parameter] = []
         self._max_norm = parameters.max_grad_norm
-        self._base_rate = parameters.learning_rate
+        self.base_rate = parameters.learning_rate
+        """What ``step`` multiplies by its factor."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for name, weight in named:
@@ -90,7 +91,7 @@ class Optimiser:
 
     def step(self, factor: float) -> float:
         """One update at ``factor`` of the learning rate; the gradients are then empty. The rate that was used."""
-        rate = self._base_rate * factor
+        rate = self.base_rate * factor
         for group in self._algorithm.param_groups:
             group["lr"] = rate
         self._algorithm.step()
@@ -111,6 +112,14 @@ class Optimiser:
             "algorithm": self._algorithm.state_dict(),
             "weights": {name: master.detach() for name, master in zip(self.names, self.masters, strict=True)},
         }
+
+    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The trained weights (fp32) by name."""
+        return zip(self.names, self.masters, strict=True)
+
+    def forget(self) -> None:
+        """Drop the algorithm's state: the next step is the first."""
+        self._algorithm.state.clear()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what ``state`` gave, bit for bit."""

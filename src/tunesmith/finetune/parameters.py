@@ -79,6 +79,7 @@ class FinetuneParameters:
     packing: bool = True
     loss_on: Literal["assistant", "last_assistant", "all"] = "assistant"
     on_too_long: Literal["truncate_turns", "drop", "fail"] = "truncate_turns"
+    on_faulty: Literal["fail", "drop"] = "fail"
     lora_target_modules: str = "all-linear"
     use_dora: bool = False
     use_rslora: bool = False
@@ -87,6 +88,7 @@ class FinetuneParameters:
     gradient_checkpointing: bool = False
     neftune_noise_alpha: float = 0.0
     max_minutes: float = 0.0
+    find_learning_rate: bool = False
 
     def __post_init__(self) -> None:
         faults: list[Fault] = []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tunesmith.reporting import Reporter
+from tunesmith.reporting import NullReporter, Reporter
 
 CLEARLY = 1.15
 """bf16 is taken when its rate is this many times fp32's."""
@@ -48,6 +48,20 @@ def matmul_rate(dtype: torch.dtype, rows: int, width: int, outputs: int, *, seco
         torch.nn.functional.linear(x, weight)
         best = min(best, time.perf_counter() - before)
     return 2.0 * rows * width * outputs / best
+
+
+def training_rate(asked: str, *, width: int, outputs: int) -> tuple[str, float]:
+    """What the ``precision`` input becomes here (float32 or bfloat16), and the measured FLOP/s of its products.
+
+    On a GPU nothing is measured: the rate is 0.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision(asked, device=device, width=width, outputs=outputs, reporter=NullReporter())
+    if device.type != "cpu":
+        return precision.used, 0.0
+    return precision.used, precision.rates.get(precision.used) or matmul_rate(
+        precision.dtype, _PROBE_ROWS, width, outputs
+    )
 
 
 def choose_precision(asked: str, *, device: torch.device, width: int, outputs: int, reporter: Reporter) -> Precision:

@@ -63,10 +63,16 @@ class TrainResult:
     peak_memory_bytes: int
     parameters: int
     trainable_parameters: int
+    learning_rate: float = 0.0
+    """The highest of the schedule: as given, or as found."""
+    rate_search: dict[str, Any] | None = None
+    """What ``find_learning_rate`` saw: the suggestion, and rates with the change of the loss."""
     precision: dict[str, Any]
     attention: str
     resumed_from: int | None
     weights_sha256: str
+    losses: list[float] = field(default_factory=list)
+    """Of each optimiser step, per trained token; what a run that is made again is compared by."""
     history: list[HistoryPoint] = field(default_factory=list)
     notices: list[Said] = field(default_factory=list)
     output: str | None = None

@@ -78,7 +78,7 @@ def train(
             outputs=int(text.get("intermediate_size") or 4 * int(text["hidden_size"])),
             reporter=keeping,
         )
-        _forecast(config, package.manifest.parameter_count, parameters, train, precision, device, keeping)
+        _forecast(config, package, parameters, train, device, keeping)
         model = load_base(package, parameters, dtype=precision.dtype, device=device, reporter=keeping)
         trainer = prepare(
             model,
@@ -202,7 +202,9 @@ def _identity(parameters: FinetuneParameters) -> dict[str, Any]:
 
 def _start(trainer: Trainer, parameters: FinetuneParameters, reporter: Reporter) -> int | None:
     if not parameters.resume_from_checkpoint:
-        trainer.checkpoints.clear()
+        if trainer.group.main:
+            trainer.checkpoints.clear()
+        trainer.group.barrier()
         return None
     step = trainer.resume()
     if step is None:
@@ -214,15 +216,20 @@ def _start(trainer: Trainer, parameters: FinetuneParameters, reporter: Reporter)
 
 def _forecast(
     config: Mapping[str, Any],
-    parameter_count: int,
+    package: ModelPackage,
     parameters: FinetuneParameters,
     rows: Rows,
-    precision: Precision,
     device: torch.device,
     reporter: Reporter,
 ) -> None:
     """Say what the run will need; refuse it when its weights alone do not fit."""
-    expected = estimate(config, parameters, rows.lengths, parameter_count=parameter_count)
+    expected = estimate(
+        config,
+        parameters,
+        rows.lengths,
+        parameter_count=package.manifest.parameter_count,
+        context_length=package.manifest.context_length,
+    )
     free = available_bytes(device)
     reporter.log(
         f"{expected.steps:,} optimiser steps, {expected.tokens:,} tokens, "
@@ -267,10 +274,13 @@ def _result(
         peak_memory_bytes=peak_bytes(trainer.forward.device),
         parameters=sum(weight.numel() for weight in model.parameters()),
         trainable_parameters=sum(weight.numel() for weight in weights.values()),
+        learning_rate=trainer.parameters.learning_rate,
+        rate_search=progress.rate_search,
         precision={"asked": precision.asked, "used": precision.used, "rates": precision.rates},
         attention=trainer.forward.path,
         resumed_from=resumed,
         weights_sha256=weights_sha256(weights),
+        losses=progress.losses,
         history=progress.history,
         notices=reporter.notices,
         output=None if outcome == "stopped" else ("adapter" if trainer.parameters.apply_lora else "package"),
@@ -306,6 +316,7 @@ def _lock(
             "processes": trainer.group.world,
         },
         "precision": {"asked": precision.asked, "used": precision.used, "rates": precision.rates},
+        "learning_rate": {"used": trainer.parameters.learning_rate, "search": trainer.progress.rate_search},
         "attention": trainer.forward.path,
         "environment": {**environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
     }

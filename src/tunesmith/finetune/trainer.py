@@ -13,12 +13,13 @@ import math
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from tunesmith.errors import Failure
+from tunesmith.finetune import rate_search
 from tunesmith.finetune.batches import Document, Plan, Rows, assemble, pieces, read_document
 from tunesmith.finetune.checkpoints import Checkpoints
 from tunesmith.finetune.distributed import Group
@@ -29,7 +30,7 @@ from tunesmith.finetune.memory import current_bytes
 from tunesmith.finetune.optimisers import Optimiser
 from tunesmith.finetune.parameters import FinetuneParameters
 from tunesmith.finetune.result import HistoryPoint, Outcome
-from tunesmith.finetune.schedules import schedule
+from tunesmith.finetune.schedules import Schedule, schedule
 from tunesmith.finetune.seeding import random_state, restore_random_state
 from tunesmith.reporting import Reporter
 
@@ -58,6 +59,11 @@ class Progress:
     """Evaluations in a row without improvement."""
     evaluated_at: int = -1
     piece_tokens: int | None = None
+    search_seconds: float = 0.0
+    rate_search: dict[str, Any] | None = None
+    """What the search for a learning rate found, with ``find_learning_rate``."""
+    losses: list[float] = field(default_factory=list)
+    """Of each finished optimiser step, per trained token."""
     history: list[HistoryPoint] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
@@ -106,17 +112,21 @@ class Trainer:
         self.optimiser = Optimiser(
             ((name, weight) for name, weight in forward.model.named_parameters() if weight.requires_grad), parameters
         )
-        self.schedule = schedule(
+        self.schedule = self._schedule()
+        self.evaluate_every = self._evaluate_every()
+        self.after_update = after_update or (lambda: None)
+        self._rate = 0.0
+        self._saved_at = time.monotonic()
+        self._pad_id = int(getattr(forward.model.config.get_text_config(), "pad_token_id", None) or 0)
+
+    def _schedule(self) -> Schedule:
+        parameters = self.parameters
+        return schedule(
             parameters.lr_scheduler_type,
             warmup_steps=parameters.warmup_steps,
             total_steps=self.total_steps,
             learning_rate=parameters.learning_rate,
         )
-        self.evaluate_every = self._evaluate_every()
-        self._after_update = after_update or (lambda: None)
-        self._rate = 0.0
-        self._saved_at = time.monotonic()
-        self._pad_id = int(getattr(forward.model.config.get_text_config(), "pad_token_id", None) or 0)
 
     # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -140,7 +150,8 @@ class Trainer:
         self.optimiser.restore(state["optimiser"])
         self.progress = Progress.of(state["progress"])
         restore_random_state(state["random"])
-        self._after_update()
+        self._take_rate()
+        self.after_update()
         return step
 
     def run(self) -> Outcome:
@@ -148,9 +159,16 @@ class Trainer:
         self.forward.model.train()
         started_at = self.progress.seconds
         outcome: Outcome = "completed"
+        if not self._search_rate():
+            outcome = "stopped"
         feeder = self._feed(self.progress.step)
         try:
-            if self._owes_evaluation() and self._due_for_evaluation() and not self._evaluate_and_save():
+            if (
+                outcome != "stopped"
+                and self._owes_evaluation()
+                and self._due_for_evaluation()
+                and not self._evaluate_and_save()
+            ):
                 outcome = "stopped"
             while outcome != "stopped" and self.progress.step < self.total_steps:
                 if self.group.any(self.stop()):
@@ -199,7 +217,7 @@ class Trainer:
         if best is None or best == self.progress.step:
             return self.progress.step
         self.optimiser.restore_weights(self.checkpoints.load(best)["optimiser"]["weights"])
-        self._after_update()
+        self.after_update()
         return best
 
     def save(self) -> None:
@@ -219,35 +237,29 @@ class Trainer:
 
     def _feed(self, step: int) -> Generator[list[list[Document]], None, None]:
         """This process's micro-batches of each step from ``step`` on, read ahead by threads where wanted."""
-        limit = self.plan.capacity
-
-        def read(number: int) -> list[list[Document]]:
-            micro = self.plan.step(number)[self.group.rank :: self.group.world]
-            return [[read_document(self.train_rows, row, limit=limit) for row in rows] for rows in micro]
-
         workers = self.parameters.dataloader_num_workers
         if workers == 0:
             while True:
-                yield read(step)
+                yield self._read(step)
                 step += 1
         with ThreadPoolExecutor(1, "tunesmith-rows") as pool:
-            ahead = [pool.submit(read, step + i) for i in range(workers)]
+            ahead = [pool.submit(self._read, step + i) for i in range(workers)]
             while True:
                 step += 1
                 documents = ahead.pop(0).result()
-                ahead.append(pool.submit(read, step + workers - 1))
+                ahead.append(pool.submit(self._read, step + workers - 1))
                 yield documents
+
+    def _read(self, number: int) -> list[list[Document]]:
+        """This process's micro-batches of step ``number``."""
+        micro = self.plan.step(number)[self.group.rank :: self.group.world]
+        limit = self.plan.capacity
+        return [[read_document(self.train_rows, row, limit=limit) for row in rows] for rows in micro]
 
     def _step(self, micro: list[list[Document]], *, fresh: bool) -> None:
         before = time.perf_counter()
         rows = [document.row for documents in micro for document in documents]
-        totals = torch.tensor(self._gradients(micro), dtype=torch.float64)
-        if self.group.world > 1:
-            moved = totals.to(self.forward.device) if self.forward.device.type == "cuda" else totals
-            self.group.sum([moved])
-            totals = moved.cpu()
-            self.group.sum(self.optimiser.gradients())
-        loss, trained, tokens = (float(value) for value in totals)
+        loss, trained, tokens = self._summed(self._gradients(micro))
         if not math.isfinite(loss):
             self._give_up(rows, "loss")
         self.optimiser.scale_gradients(1.0 / trained)
@@ -255,9 +267,10 @@ class Trainer:
         if not math.isfinite(norm):
             self._give_up(rows, "gradient")
         rate = self.optimiser.step(self.schedule(self.progress.step))
-        self._after_update()
+        self.after_update()
         progress = self.progress
         progress.step += 1
+        progress.losses.append(loss / trained)
         progress.tokens += int(tokens)
         progress.trained_tokens += int(trained)
         seconds = time.perf_counter() - before
@@ -269,6 +282,84 @@ class Trainer:
         speed = tokens / seconds
         self._rate = speed if fresh or self._rate == 0 else _SMOOTH * self._rate + (1 - _SMOOTH) * speed
         self._tell(loss / trained, rate, norm)
+
+    def _summed(self, own: tuple[float, int, int]) -> tuple[float, float, float]:
+        """Loss, trained tokens and tokens over all processes; their gradients are summed as well, where there are
+        any."""
+        if self.group.world == 1:
+            return float(own[0]), float(own[1]), float(own[2])
+        totals = torch.tensor(own, dtype=torch.float64)
+        if self.forward.device.type == "cuda":
+            totals = totals.to(self.forward.device)
+        self.group.sum([totals])
+        if torch.is_grad_enabled():
+            self.group.sum(self.optimiser.gradients())
+        loss, trained, tokens = totals.tolist()
+        return loss, trained, tokens
+
+    @torch.no_grad()
+    def measure(self, number: int) -> float:
+        """The loss per trained token of step ``number``'s rows; changes nothing but random numbers."""
+        loss, trained = 0.0, 0
+        for documents in self._read(number):
+            for piece in self._pieces(documents):
+                batch = assemble(piece, pad_each_to=self._pad_to(), pad_id=self._pad_id)
+                loss += float(self.forward.loss(batch))
+                trained += batch.trained
+        total, tokens, _ = self._summed((loss, trained, 0))
+        return total / tokens
+
+    def update(self, number: int, rate: float) -> float:
+        """One update on step ``number``'s rows at ``rate``, outside the run's count; the loss before it.
+
+        A loss or gradient that is no number makes no update.
+        """
+        loss, trained, _ = self._summed(self._gradients(self._read(number)))
+        self.optimiser.scale_gradients(1.0 / trained)
+        if math.isfinite(loss) and math.isfinite(self.optimiser.clip()):
+            self.optimiser.step(rate / self.optimiser.base_rate)
+            self.after_update()
+        else:
+            self.optimiser.drop_gradients()
+            loss = math.nan
+        return loss / trained
+
+    def _search_rate(self) -> bool:
+        """Find the learning rate where that is wanted and was not done before a resumption; false when a stop came."""
+        progress = self.progress
+        if not self.parameters.find_learning_rate or progress.step > 0 or progress.rate_search is not None:
+            return True
+        before = time.perf_counter()
+        found = rate_search.search(self, self.stop)
+        if found is None:
+            return False
+        progress.search_seconds = time.perf_counter() - before
+        progress.rate_search = found.to_dict()
+        for line in found.lines():
+            self.reporter.log(line)
+        if found.suggestion is None:
+            self.reporter.notice(
+                "NoLearningRateFound",
+                "find_learning_rate: at no rate did the loss fall; "
+                f"learning_rate {self.parameters.learning_rate:g} is used as given",
+            )
+        else:
+            self.reporter.notice(
+                "LearningRateFound",
+                f"find_learning_rate: {found.suggestion:g} is used in place of {self.parameters.learning_rate:g} "
+                f"(the loss was lowest at {found.lowest_at:g})",
+                level="info",
+            )
+        self._take_rate()
+        return True
+
+    def _take_rate(self) -> None:
+        """Use the learning rate that was found, if one was."""
+        rate = (self.progress.rate_search or {}).get("suggestion")
+        if rate is not None:
+            self.parameters = replace(self.parameters, learning_rate=rate)
+            self.optimiser.base_rate = rate
+            self.schedule = self._schedule()
 
     def _gradients(self, micro: list[list[Document]]) -> tuple[float, int, int]:
         """Backpropagate one step's share; its summed loss, trained tokens and tokens."""
@@ -436,7 +527,8 @@ class Trainer:
 
     def _out_of_time(self) -> bool:
         limit = self.parameters.max_minutes * 60
-        return limit > 0 and self.group.any(self.progress.seconds + self.progress.evaluation_seconds >= limit)
+        spent = self.progress.seconds + self.progress.evaluation_seconds + self.progress.search_seconds
+        return limit > 0 and self.group.any(spent >= limit)
 
     # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,6 +8,7 @@ import torch
 
 from tunesmith.errors import Fault, ValidationFailed
 from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.refusals import no_deepspeed
 from tunesmith.reporting import Reporter
 
 
@@ -15,7 +16,7 @@ def say_waivers(parameters: FinetuneParameters, *, device: torch.device, world: 
     """Say which parameters have no effect on this machine.
 
     Raises:
-        ValidationFailed: quantised weights were asked on a GPU without the package they need.
+        ValidationFailed: quantised weights were asked on a GPU without the package they need, or DeepSpeed on a GPU.
     """
     on_cpu = device.type == "cpu"
     where = "a CPU" if on_cpu else ("one GPU" if world == 1 else "several GPUs")
@@ -23,25 +24,26 @@ def say_waivers(parameters: FinetuneParameters, *, device: torch.device, world: 
     def waive(name: str, reason: str) -> None:
         reporter.notice("ParameterWaived", f"{name} {getattr(parameters, name)} has no effect on {where}: {reason}")
 
+    if parameters.apply_deepspeed and not on_cpu:
+        raise ValidationFailed("a parameter cannot be honoured on this machine", details=[no_deepspeed()])
     if parameters.apply_deepspeed:
-        waive(
-            "apply_deepspeed",
-            "there is nothing to shard over"
-            if world == 1
-            else "each process holds the whole model and gradients are summed over them",
-        )
+        waive("apply_deepspeed", "DeepSpeed needs a GPU")
         if parameters.deepspeed:
             waive("deepspeed", "DeepSpeed is not used")
     elif parameters.deepspeed:
         waive("deepspeed", "apply_deepspeed is false")
     if parameters.apply_ort:
         waive("apply_ort", "ONNX Runtime training was discontinued by its makers")
-    if parameters.number_of_gpu_to_use_finetuning > 1 and (on_cpu or world == 1):
+    if parameters.number_of_gpu_to_use_finetuning > 1 and world == 1:
         waive(
             "number_of_gpu_to_use_finetuning",
-            "the machine has no GPU; its cores work together on one process"
-            if on_cpu
-            else "the run was started as one process; start it with torchrun for more",
+            "the machine has no GPU; its cores work together on one process" if on_cpu else "the machine has one GPU",
+        )
+    elif parameters.number_of_gpu_to_use_finetuning > world > 1:
+        reporter.notice(
+            "FewerGpus",
+            f"number_of_gpu_to_use_finetuning {parameters.number_of_gpu_to_use_finetuning}: the run has {world} "
+            "processes, one for each GPU that is there",
         )
     if parameters.quantization != "none":
         if on_cpu:

@@ -182,7 +182,7 @@ class StepCache:
                 continue
             where = f"{places[0]['job']}/{places[0]['step']}"
             before = [Part.model_validate(part) for part in body.get("parts", ())]
-            changed = self._changes(before, parts)
+            changed = self.changes(before, parts)
             if not changed:
                 return StepExplanation(
                     step=step.name,
@@ -200,7 +200,8 @@ class StepCache:
         reason = f"{count} changed since {closest[2]}"
         return StepExplanation(step=step.name, reused=False, reason=reason, changed=closest[1], parts=list(parts))
 
-    def _changes(self, before: Sequence[Part], now: Sequence[Part]) -> list[str]:
+    def changes(self, before: Sequence[Part], now: Sequence[Part]) -> list[str]:
+        """The parts in which two keys differ, a line each."""
         old = {part.name: part for part in before}
         new = {part.name: part for part in now}
         lines: list[str] = []

@@ -17,11 +17,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tunesmith.errors import AlreadyExists, Conflict, NotFound
-from tunesmith.pipelines import folding
+from tunesmith.pipelines import folding, reproducing
+from tunesmith.pipelines.cache import StepCache
 from tunesmith.pipelines.events import JobEvents, metric_events
 from tunesmith.pipelines.expand import build_graph
 from tunesmith.pipelines.files import JobFiles, read_text, snapshot_code
 from tunesmith.pipelines.following import QUEUED_CODE, WAITING, JobFollower, StepEnvironment
+from tunesmith.pipelines.graph import Graph
 from tunesmith.pipelines.layout import JobFile, JobFolder, read_json
 from tunesmith.pipelines.naming import job_name
 from tunesmith.pipelines.processes import ProcessId
@@ -29,6 +31,7 @@ from tunesmith.pipelines.resolver import Resolver
 from tunesmith.pipelines.rows import job_row, new_rows, step_rows
 from tunesmith.records.base import utcnow
 from tunesmith.records.jobs import (
+    Comparison,
     Job,
     JobStatus,
     MetricPoint,
@@ -99,7 +102,39 @@ class JobService:
             AlreadyExists: the name is taken.
             DiskFull: no room for the job's folder.
         """
-        graph = build_graph(request, self._resolver)
+        return self._enter(request, build_graph(request, self._resolver))
+
+    def reproduce(self, name: str) -> Job:
+        """Start a job that runs a completed one again, with the same inputs, code and values, reusing nothing.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it did not complete, or wrote no losses to compare.
+            ValidationFailed: inputs are gone or were changed since; every one is named.
+        """
+        job = self.get(name)
+        graph = reproducing.again(job, self._files.graph(name), self._files.folder(name), self._step_cache())
+        request = SubmitJob.model_validate(job.spec)
+        settings = request.settings.model_copy(update={"force_rerun": True})
+        properties = {**request.properties, reproducing.REPRODUCES: name}
+        fresh = {"name": None, "display_name": f"{job.display_name} again"}
+        return self._enter(request.model_copy(update={**fresh, "settings": settings, "properties": properties}), graph)
+
+    def compare(self, name: str, other: str) -> Comparison:
+        """The losses of two runs of a job, one beside the other, and what is recorded to differ.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: one of them wrote no losses.
+        """
+        runs = [(self.get(each).name, self._files.graph(each), self._files.folder(each)) for each in (name, other)]
+        return reproducing.compare(runs[0], runs[1], self._step_cache())
+
+    def _step_cache(self) -> StepCache:
+        return StepCache(self._paths.step_cache, self._paths.hash_cache)
+
+    def _enter(self, request: SubmitJob, graph: Graph) -> Job:
+        """Put a job on disk and in the database, and start it or queue it."""
         with self._follower.lock:
             name = self._name(request)
             folder = self._paths.job(name)

@@ -170,6 +170,35 @@ class StepExplanation(Record):
     parts: list[Part] = Field(default_factory=list)
 
 
+class LossDifference(Record):
+    """The first value in which two runs differ; ``None`` where one of them has no value there."""
+
+    job_step: str
+    key: str
+    step: int
+    """Optimiser step, from 1."""
+    before: float | None = None
+    after: float | None = None
+
+
+class Comparison(Record):
+    """Two runs of one job, loss by loss."""
+
+    before: str
+    after: str
+    equal: bool
+    """Whether every loss, and the weights where they are told, are equal to the last bit."""
+    values: int
+    """Losses that both runs have."""
+    steps: int
+    """The last optimiser step that both runs have."""
+    first: LossDifference | None = None
+    weights_equal: bool | None = None
+    """``None`` where the runs do not tell their weights' hash."""
+    changed: list[str] = Field(default_factory=list)
+    """What is recorded to differ between the runs: versions, code, inputs, precision, threads; one line each."""
+
+
 class MetricPoint(Record):
     """One value of one metric."""
 

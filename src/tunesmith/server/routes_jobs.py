@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 
-from tunesmith.records.jobs import Job, JobStatus, MetricPoint, Output, StepExplanation, SubmitJob
+from tunesmith.records.jobs import Comparison, Job, JobStatus, MetricPoint, Output, StepExplanation, SubmitJob
 from tunesmith.records.workspace import Deleted, FileEntry
 from tunesmith.server.dependencies import LifecycleOf, ServicesOf
 from tunesmith.server.folders import list_files, send_file
@@ -50,6 +50,20 @@ def get_job(services: ServicesOf, name: Name) -> Job:
 def cancel_job(services: ServicesOf, name: Name) -> Job:
     """Ask a job to stop; a training step stops at a checkpoint."""
     return services.jobs.cancel(name)
+
+
+@router.post("/jobs/{name}/reproduce", status_code=201)
+def reproduce_job(services: ServicesOf, name: Name) -> Job:
+    """Start a job that runs a completed one again with the same inputs, code and values, reusing nothing."""
+    return services.jobs.reproduce(name)
+
+
+@router.get("/jobs/{name}/compare/{other}")
+def compare_jobs(
+    services: ServicesOf, name: Name, other: Annotated[str, Path(description="Name of the later job.")]
+) -> Comparison:
+    """The losses of two runs of a job, one beside the other, and what is recorded to differ."""
+    return services.jobs.compare(name, other)
 
 
 @router.delete("/jobs/{name}")

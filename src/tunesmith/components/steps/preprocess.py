@@ -36,6 +36,7 @@ class Arguments:
     pad_to_max_length: str = "false"
     max_seq_length: int = -1
     on_too_long: str = "truncate_turns"
+    on_faulty: str = "fail"
     loss_on: str = "assistant"
 
 
@@ -62,12 +63,14 @@ def main(arguments: Arguments, step: Step) -> None:
             max_seq_length=parameters.max_seq_length,
             context_length=context,
             on_too_long=parameters.on_too_long,
+            on_faulty=parameters.on_faulty,
             loss_on=parameters.loss_on,
             reporter=step.reporter,
             work=step.checkpoints,
         )
         splits[split] = {
             "rows": prepared.rows,
+            "dropped": {reason: count.count for reason, count in prepared.report.dropped.items()},
             "sources": [asdict(source) for source in prepared.report.sources],
             "tokens": prepared.report.tokens,
             "trained_tokens": prepared.report.trained_tokens,

@@ -6,6 +6,7 @@ Imports neither torch nor the model rooms, so it starts and ends in seconds.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def main(arguments: Any, step: Step) -> None:
     """Check values, settings and conversations; every fault is in one error."""
     faults: list[Fault] = []
     values = asdict(arguments)
+    checked: dict[str, Any] = {}
     try:
         checked = training_values(values, arguments.finetune_config_path, step.reporter)
         faults += check_parameters(
@@ -93,15 +95,25 @@ def main(arguments: Any, step: Step) -> None:
         files, faults = {}, faults + _faults(error)
     for split, paths in files.items():
         try:
-            facts[split] = check_split(split, paths, step.reporter)
+            facts[split] = check_split(split, paths, step.reporter, on_faulty=str(checked.get("on_faulty") or "fail"))
         except TunesmithError as error:
             faults += _faults(error)
+    faults += gpu_faults(checked, arguments.validation_info.parent)
     if faults:
         count = "one fault was" if len(faults) == 1 else f"{len(faults)} faults were"
         raise ValidationFailed(f"{count} found before anything was started", details=faults)
     say_sizes(arguments, step)
     say_splits(files, step)
     write_json(arguments.validation_info, facts)
+
+
+def gpu_faults(values: Mapping[str, Any], disk: Path) -> list[Fault]:
+    """What a machine with a GPU refuses; without one it is waived when training starts."""
+    from tunesmith.compute.machine import detect
+    from tunesmith.finetune.refusals import no_deepspeed
+
+    asked = str(values.get("apply_deepspeed", "false")).lower() == "true"
+    return [no_deepspeed()] if asked and detect(disk).gpus else []
 
 
 def say_sizes(arguments: Any, step: Step) -> None:
