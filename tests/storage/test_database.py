@@ -246,7 +246,7 @@ def test_the_migrations_are_portable_to_postgresql(capsys: pytest.CaptureFixture
     [
         ("nonsense", UserError, "URL is faulty"),
         ("nosuch://x/y", UserError, "URL is faulty"),
-        ("postgresql+psycopg://u@localhost/x", UserError, "driver is missing"),
+        ("postgresql+pg8000://u@localhost/x", UserError, "driver is missing"),
         ("sqlite:////no/such/folder/x.db", Unreachable, "cannot be opened"),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_faulty_url_is_named(url: str, error: type[Exception], message: str) -
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
     try:
-        database = Database("postgresql+psycopg://u:hunter2@localhost/x")
+        database = Database("postgresql+pg8000://u:hunter2@localhost/x")
     except UserError as error:
         assert "hunter2" not in str(error)
     else:

@@ -16,10 +16,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from tunesmith.errors import Conflict, DiskFull, Failure, Unreachable, UserError
+from tunesmith.errors import Conflict, DiskFull, Failure, Unreachable, UserError, ValidationFailed
 from tunesmith.storage.atomic import disk_full
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision of ``migrations/``. A test keeps it true; with it, a database that is up to date opens without
 loading Alembic."""
 
@@ -168,6 +168,11 @@ def _faults_named(url: str) -> Iterator[None]:
         yield
     except DatabaseError as error:
         cause = str(error.orig)
+        if "NUL (0x00)" in cause:
+            # SQLite keeps the character, PostgreSQL has no text with it.
+            raise ValidationFailed(
+                "a text has a NUL character, which cannot be kept", way_out="leave it out"
+            ) from error
         if "disk is full" in cause:
             raise _full(url) from error
         if "unable to open" in cause or "refused" in cause or "could not" in cause:
