@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.backend import Backend
-from tests.support.house import Rooms
-from tunesmith.chat.messages import Message
-from tunesmith.endpoints.gateway import Gateway
+from tests.support.yard import Yard, ask, eventually
 from tunesmith.errors import (
     ModelFailed,
     NotFound,
@@ -22,60 +19,14 @@ from tunesmith.errors import (
     UnsupportedField,
     ValidationFailed,
 )
-from tunesmith.generate.types import GenerateRequest
-from tunesmith.records.endpoints import CreateDeployment, CreateEndpoint, RequestSettings, UpdateEndpoint
-
-
-class Yard:
-    """A service, a pool and a gateway without a controller; scripted instances stand in the pool."""
-
-    def __init__(self, home: Path) -> None:
-        (home / "model").mkdir(parents=True)
-        self.rooms = Rooms(home, {"m": home / "model", "other": home / "model"}, "")
-        self.service, self.pool = self.rooms.service, self.rooms.pool
-        self.draws: list[float] = []
-        self.gateway = Gateway(self.service, self.pool, draw=lambda: self.draws.pop(0) if self.draws else 0.0)
-        self.backends: list[Backend] = []
-        self.service.create_or_update(CreateEndpoint(name="chat"))
-
-    async def deployment(self, name: str, instances: int = 1, *, model: str = "m", **settings: Any) -> list[Backend]:
-        self.service.create_or_update_deployment(
-            CreateDeployment(
-                name=name,
-                endpoint="chat",
-                model=model,
-                instance_count=instances,
-                request_settings=RequestSettings(**{"max_queue_wait_ms": 5000, **settings}),
-            )
-        )
-        made = [await Backend(f"{name}{number}").start() for number in range(instances)]
-        self.backends += made
-        for backend in made:
-            self.pool.add(backend.target("chat", name))
-        return made
-
-    def traffic(self, **shares: int) -> None:
-        self.service.update("chat", UpdateEndpoint(traffic=shares))
+from tunesmith.records.endpoints import UpdateEndpoint
 
 
 @pytest.fixture
 async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
     made = Yard(tmp_path / "home")
     yield made
-    await made.gateway.close()
-    for backend in made.backends:
-        await backend.stop()
-    made.rooms.database.close()
-
-
-def ask(text: str, **changes: Any) -> GenerateRequest:
-    return GenerateRequest(messages=(Message("user", text),), **changes)
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
+    await made.close()
 
 
 async def test_a_whole_answer_and_a_stream_of_it_are_the_same_text(yard: Yard) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.client.assets import segment
 from tunesmith.client.polling import POLL_SECONDS, until_gone
@@ -12,7 +12,14 @@ from tunesmith.client.printing import Listing
 from tunesmith.client.transport import Transport
 from tunesmith.client.views import Deployment
 from tunesmith.errors import DeploymentFailed, Fault, RequestTimeout, error_from_dict
-from tunesmith.records.endpoints import CreateDeployment, ProbeSettings, RequestSettings, UpdateDeployment
+from tunesmith.records.endpoints import (
+    Autoscale,
+    CreateDeployment,
+    DataCollector,
+    ProbeSettings,
+    RequestSettings,
+    UpdateDeployment,
+)
 from tunesmith.records.validation import parse
 
 
@@ -28,7 +35,7 @@ class Deployments:
         *,
         endpoint: str,
         model: str,
-        instance_count: int = 1,
+        instance_count: int | None = None,
         instance_type: str = "local",
         engine: str = "auto",
         precision: str = "auto",
@@ -36,6 +43,9 @@ class Deployments:
         liveness_probe: ProbeSettings | Mapping[str, int] | None = None,
         readiness_probe: ProbeSettings | Mapping[str, int] | None = None,
         environment_variables: Mapping[str, str] | None = None,
+        autoscale: Autoscale | Mapping[str, int] | None = None,
+        data_collector: DataCollector | Mapping[str, Any] | None = None,
+        adapters: Mapping[str, str] | None = None,
         description: str = "",
         tags: Mapping[str, str] | None = None,
         properties: Mapping[str, str] | None = None,
@@ -48,7 +58,7 @@ class Deployments:
             name: Of the deployment.
             endpoint: The endpoint it stands behind.
             model: Reference of a model version: ``name:version``, ``name@latest``, ``azureml://registries/…``.
-            instance_count: Processes that serve it.
+            instance_count: Processes that serve it: 1 unless it is given, or what ``autoscale`` asks for.
             instance_type: A size; what the machine gives instead is in ``notices``.
             engine: ``auto`` or ``transformers``.
             precision: ``auto``, ``32``, ``bf16``, ``16`` or ``int8``.
@@ -56,6 +66,12 @@ class Deployments:
             liveness_probe: Times in seconds.
             readiness_probe: Times in seconds.
             environment_variables: For the instances' processes.
+            autoscale: ``min_instances``, ``max_instances``, ``target_queue_length`` and ``cool_down_s``: the number of
+                instances follows the load.
+            data_collector: ``enabled``, ``sampling_rate``, ``redact``, ``redact_patterns`` and ``max_mb``: keep
+                conversations, to be had with ``endpoints.export_conversations``.
+            adapters: LoRA adapters over the model, served beside it: the name that callers give as ``model``, and a
+                reference to the adapter's model version, job output or folder.
             description: What it is for.
             tags: Free pairs.
             properties: Free pairs.
@@ -77,6 +93,9 @@ class Deployments:
             "liveness_probe": liveness_probe,
             "readiness_probe": readiness_probe,
             "environment_variables": dict(environment_variables or {}),
+            "autoscale": autoscale,
+            "data_collector": data_collector,
+            "adapters": None if adapters is None else dict(adapters),
             "description": description,
             "tags": dict(tags or {}),
             "properties": dict(properties or {}),
@@ -112,23 +131,35 @@ class Deployments:
         *,
         model: str | None = None,
         instance_count: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
         request_settings: RequestSettings | Mapping[str, int] | None = None,
         liveness_probe: ProbeSettings | Mapping[str, int] | None = None,
         readiness_probe: ProbeSettings | Mapping[str, int] | None = None,
         environment_variables: Mapping[str, str] | None = None,
+        autoscale: Autoscale | Mapping[str, int] | Literal["off"] | None = None,
+        data_collector: DataCollector | Mapping[str, Any] | None = None,
+        adapters: Mapping[str, str] | None = None,
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
+        properties: Mapping[str, str] | None = None,
     ) -> Deployment:
-        """Change the parts that are given."""
+        """Change the parts that are given. ``autoscale="off"`` keeps the number of instances as it is."""
         given: dict[str, Any] = {
             "model": model,
             "instance_count": instance_count,
+            "engine": engine,
+            "precision": precision,
             "request_settings": request_settings,
             "liveness_probe": liveness_probe,
             "readiness_probe": readiness_probe,
             "environment_variables": environment_variables,
+            "autoscale": autoscale,
+            "data_collector": data_collector,
+            "adapters": adapters,
             "description": description,
             "tags": tags,
+            "properties": properties,
         }
         body = parse(UpdateDeployment, {key: value for key, value in given.items() if value is not None})
         return Deployment.model_validate(self._transport.request("PATCH", self._path(endpoint, name), body=body))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, overload
+from urllib.parse import urlencode
 
 from tunesmith.client.assets import segment
 from tunesmith.client.polling import until_gone
@@ -13,7 +16,8 @@ from tunesmith.client.printing import Listing
 from tunesmith.client.transport import Transport
 from tunesmith.client.views import ChatAnswer, ChatChunk, Endpoint, EndpointKeys
 from tunesmith.errors import Failure, NotAuthenticated, error_from_dict
-from tunesmith.records.endpoints import CreateEndpoint, UpdateEndpoint
+from tunesmith.records.endpoints import CreateEndpoint, EndpointToken, UpdateEndpoint
+from tunesmith.records.serving import ConversationExport, DeploymentMetrics, RequestLine
 from tunesmith.records.validation import parse
 from tunesmith.records.workspace import Deleted
 
@@ -98,16 +102,22 @@ class Endpoints:
         *,
         traffic: Mapping[str, int] | None = None,
         mirror_traffic: Mapping[str, int] | None = None,
+        auth_mode: Literal["key", "aml_token"] | None = None,
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
+        properties: Mapping[str, str] | None = None,
     ) -> Endpoint:
         """Change the parts that are given. New requests follow a new traffic split at once."""
         given = {
             "traffic": None if traffic is None else dict(traffic),
             "mirror_traffic": None if mirror_traffic is None else dict(mirror_traffic),
+            "auth_mode": auth_mode,
             "description": description,
             "tags": None if tags is None else dict(tags),
+            "properties": None if properties is None else dict(properties),
         }
+        if auth_mode is not None:
+            self._keys.pop(name, None)
         body = parse(UpdateEndpoint, {key: value for key, value in given.items() if value is not None})
         return Endpoint.model_validate(self._transport.request("PATCH", self._path(name), body=body))
 
@@ -135,6 +145,14 @@ class Endpoints:
         path = f"{self._path(name)}/keys/{segment(key)}/regenerate"
         self._keys.pop(name, None)
         return EndpointKeys.model_validate(self._transport.request("POST", path))
+
+    def token(self, name: str) -> EndpointToken:
+        """A short-lived token of an endpoint whose ``auth_mode`` is ``aml_token``.
+
+        Raises:
+            Conflict: it is opened by keys.
+        """
+        return EndpointToken.model_validate(self._transport.request("POST", f"{self._path(name)}/token"))
 
     def invoke(self, name: str, request: Mapping[str, Any] | str | Path, deployment: str | None = None) -> Any:
         """Call ``/score`` with one of Azure's payloads and return its JSON.
@@ -197,6 +215,17 @@ class Endpoints:
             return self._chunks(name, path, {**body, "stream": True}, deployment)
         return ChatAnswer(self._call(name, path, body, deployment))
 
+    def call(self, name: str, path: str, body: Mapping[str, Any], deployment: str | None = None) -> Any:
+        """Call ``path`` below an endpoint, such as ``v1/completions``, with its key, and return the JSON.
+
+        Args:
+            name: Of the endpoint.
+            path: Below the endpoint's own.
+            body: What is sent, as JSON. It cannot ask for a stream.
+            deployment: Go straight to this one, whatever the traffic split.
+        """
+        return self._call(name, f"/endpoints/{segment(name)}/{path.lstrip('/')}", body, deployment)
+
     def logs(self, name: str, lines: int = 100) -> str:
         """The last ``lines`` of the log of every deployment's instances, each line headed by the deployment's name."""
         text = ""
@@ -206,12 +235,73 @@ class Endpoints:
             text += "".join(f"{deployment}: {line}\n" for line in log.splitlines())
         return text
 
+    def metrics(self, name: str) -> builtins.list[DeploymentMetrics]:
+        """The figures of each deployment since the server started."""
+        body = self._transport.request("GET", f"{self._path(name)}/metrics")
+        return [DeploymentMetrics.model_validate(item) for item in body]
+
+    def requests(self, name: str, deployment: str | None = None, *, lines: int = 100) -> builtins.list[RequestLine]:
+        """The newest entries of the request log, the oldest of them first."""
+        params = {"deployment": deployment, "lines": lines}
+        body = self._transport.request("GET", f"{self._path(name)}/requests", params=params)
+        return [RequestLine.model_validate(item) for item in body]
+
+    def export_conversations(
+        self,
+        name: str,
+        out: str | Path,
+        deployment: str | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        include_cut: bool = False,
+    ) -> ConversationExport:
+        """Write what the data collector kept as training rows, ``{"messages": […]}``, one a line.
+
+        Args:
+            name: Of the endpoint; it may be deleted since.
+            out: The file to write; one that is there is replaced.
+            deployment: Only of this one.
+            since: From this time on.
+            until: Before this time.
+            include_cut: Also answers that were cut at their token limit.
+
+        Returns:
+            How many were written, and how many left out and why.
+        """
+        query = urlencode(
+            {
+                key: value
+                for key, value in {
+                    "deployment": deployment,
+                    "since": None if since is None else since.isoformat(),
+                    "until": None if until is None else until.isoformat(),
+                    "include_cut": str(include_cut).lower(),
+                }.items()
+                if value is not None
+            }
+        )
+        path = Path(out)
+        received = path.with_name(path.name + ".received")
+        try:
+            self._transport.download(f"{self._path(name)}/conversations?{query}", received)
+            return _take_report(received, path)
+        finally:
+            received.unlink(missing_ok=True)
+
+    def delete_conversations(self, name: str, deployment: str | None = None) -> int | None:
+        """Delete what the data collector kept; the bytes freed."""
+        params = {"deployment": deployment}
+        body = self._transport.request("DELETE", f"{self._path(name)}/conversations", params=params, slow=True)
+        return Deleted.model_validate(body or {}).freed_bytes
+
     def _path(self, name: str) -> str:
         return f"{PATH}/{segment(name)}"
 
     def _headers(self, name: str, deployment: str | None) -> dict[str, str]:
         if name not in self._keys:
-            self._keys[name] = self.keys(name).primary_key
+            by_token = self.get(name).auth_mode == "aml_token"
+            self._keys[name] = self.token(name).access_token if by_token else self.keys(name).primary_key
         headers = {"Authorization": f"Bearer {self._keys[name]}"}
         return headers | ({DEPLOYMENT_HEADER: deployment} if deployment else {})
 
@@ -246,3 +336,20 @@ class Endpoints:
             yield from self._chunks(name, path, body, deployment, again=False)
             return
         raise Failure(f"the answer of endpoint {name} broke off", way_out="try again; the instance's log has the cause")
+
+
+def _take_report(received: Path, out: Path) -> ConversationExport:
+    """Move the rows of ``received`` to ``out``, and read the report that is its last line."""
+    aside = out.with_name(out.name + ".part")
+    report: ConversationExport | None = None
+    with received.open("rb") as lines, aside.open("wb") as rows:
+        for line in lines:
+            if line.startswith(b'{"export"'):
+                report = ConversationExport.model_validate(json.loads(line)["export"])
+            else:
+                rows.write(line)
+    if report is None:
+        aside.unlink()
+        raise Failure("the export broke off: its last line is missing", target=str(out), way_out="try again")
+    aside.replace(out)
+    return report

@@ -1,5 +1,6 @@
 """The last check before an instance takes traffic: does it say what the model said when it was evaluated?
- Two parts. The package's probe conversations must give the recorded token ids. And where evaluation recorded greedy
+
+Two parts. The package's probe conversations must give the recorded token ids. And where evaluation recorded greedy
 answers (``greedy_probes.json``), the engine must give them again: token for token in the same engine in fp32. In a
 shorter precision near ties may fall otherwise (with the number of threads, or between engines), so there the answers
 must begin alike, and how much agrees is said.

@@ -1,5 +1,6 @@
 """Makes wanted deployments real.
- A loop in the server compares what is wanted with what is and takes the next steps: start, roll, scale, end. It is
+
+A loop in the server compares what is wanted with what is and takes the next steps: start, roll, scale, end. It is
 woken by every change and looks by itself every 0.2 s, so a dead instance is seen, with its cause, well within a
 second. When the server goes away the instances go on; the next server's controller finds them by their folders, pids
 and start times, and adopts them.
@@ -11,10 +12,12 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import aiohttp
 
+from tunesmith.endpoints.autoscale import Autoscaler, Load
 from tunesmith.endpoints.documents import read_config
 from tunesmith.endpoints.handle import Handle, Stage
 from tunesmith.endpoints.pool import InstancePool
@@ -31,13 +34,21 @@ DELETE_GRACE_S = 2.0
 
 
 class EndpointController:
-    """See the module's docstring. Runs on one event loop; ``instances`` may be called from any thread."""
+    """See the module's docstring. Runs on one event loop; ``instances`` may be called from any thread.
 
-    def __init__(self, service: EndpointService, pool: InstancePool) -> None:
+    Args:
+        service: says what is wanted.
+        pool: gets the ready instances.
+        exports: the folder where engines keep what they make of packages, for the instances to come.
+    """
+
+    def __init__(self, service: EndpointService, pool: InstancePool, *, exports: Path | None = None) -> None:
         self._service = service
         self._pool = pool
+        self._exports = exports
         self._handles: dict[tuple[str, str], list[Handle]] = {}
         self._unwanted: list[Handle] = []
+        self._autoscalers: dict[tuple[str, str], Autoscaler] = {}
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,11 +165,33 @@ class EndpointController:
         assert self._session is not None
         for handle in handles:
             await handle.observe(document, self._session, self._wake.set)
+        if await self._autoscale(document):
+            return  # what is wanted has changed: the next round, which comes at once, sees it
         current = [handle for handle in handles if handle.active and handle.generation == document.generation]
         old = [handle for handle in handles if handle.active and handle.generation != document.generation]
         self._drop_surplus(document, current, old)
         await self._start_missing(document, current, old)
         await self._tell(document, current, old)
+
+    async def _autoscale(self, document: DeploymentDocument) -> bool:
+        """Ask for another number of instances where the load needs it; whether it did."""
+        limits = document.spec.autoscale
+        if limits is None or document.state == "Failed":
+            self._autoscalers.pop(document.key, None)
+            return False
+        now = time.monotonic()
+        scaler = self._autoscalers.setdefault(document.key, Autoscaler(now))
+        load = Load(
+            in_flight=self._pool.in_flight(document.key),
+            queued=self._pool.queued(document.key),
+            slots=document.spec.request_settings.max_concurrent_requests_per_instance,
+        )
+        decision = scaler.decide(limits, document.spec.instance_count, load, now)
+        if decision is not None:
+            await asyncio.to_thread(
+                self._service.scale, document.key, document.generation, decision.count, decision.reason
+            )
+        return decision is not None
 
     def _drop_surplus(self, document: DeploymentDocument, current: list[Handle], old: list[Handle]) -> None:
         grace = document.spec.request_settings.request_timeout_ms / 1000
@@ -183,7 +216,17 @@ class EndpointController:
             return  # a roll goes one by one: the next starts when this one is ready
         for _ in range(min(missing, 1) if old else missing):
             model, probes = await asyncio.to_thread(self._service.model_files, document)
-            handle = await asyncio.to_thread(Handle.create, self._service.folder, document, model, probes, self._pool)
+            adapters = await asyncio.to_thread(self._service.adapter_folders, document)
+            handle = await asyncio.to_thread(
+                Handle.create,
+                self._service.folder,
+                document,
+                model,
+                probes,
+                self._pool,
+                adapters=adapters,
+                exports=self._exports,
+            )
             self._handles[document.key].append(handle)
             current.append(handle)
             assert self._session is not None
@@ -198,7 +241,7 @@ class EndpointController:
         ready = sum(handle.stage is Stage.READY for handle in current)
         if document.state in ("Creating", "Updating") and ready >= document.spec.instance_count and not old:
             notices = [note for handle in current if handle.state for note in handle.state.notices]
-            await self._report(document, "Succeeded", notices=notices)
+            await self._report(document, "Succeeded", notices=notices, instance_count=document.spec.instance_count)
 
     async def _report(self, document: DeploymentDocument, state: str, **details: object) -> None:
         await asyncio.to_thread(self._service.report, document.key, document.generation, state, **details)  # type: ignore[arg-type]
@@ -206,6 +249,7 @@ class EndpointController:
     async def _forget(self, document: DeploymentDocument) -> None:
         endpoint, deployment = document.key
         self._handles.pop(document.key, None)
+        self._autoscalers.pop(document.key, None)
         self._pool.forget(document.key, NotFound(f"deployment {deployment!r} of endpoint {endpoint!r} was deleted"))
         folder: Path = self._service.folder / endpoint / deployment
         await asyncio.to_thread(shutil.rmtree, folder, True)

@@ -1,6 +1,7 @@
 """The two files of an instance's folder, shared by the controller that writes one and the instance that writes the
 other.
- ``config.json`` (the controller's, 0600: it holds the instance's secret) says what to serve. ``instance.json`` (the
+
+``config.json`` (the controller's, 0600: it holds the instance's secret) says what to serve. ``instance.json`` (the
 instance's, written whole or not at all) says how far it is. Both outlive the server, and by them it finds its
 instances again.
 """
@@ -39,6 +40,10 @@ class InstanceConfig(BaseModel):
     """The answers that evaluation recorded, when they are not in the model's own folder."""
     engine: str = "auto"
     precision: str = "auto"
+    adapters: dict[str, Path] = Field(default_factory=dict)
+    """Folders of LoRA adapters, by the names they are asked for."""
+    exports: Path | None = None
+    """Where engines keep what they make of a package, for the next instance."""
     secret: str = Field(repr=False)
     environment: dict[str, str] = Field(default_factory=dict, repr=False)
     """Environment variables of the process."""

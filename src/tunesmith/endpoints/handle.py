@@ -1,5 +1,6 @@
 """One place for an instance: its folder, its process, its probes and its restarts.
- A handle outlives the processes in it: when one dies, the next is started in the same folder under the same name. It
+
+A handle outlives the processes in it: when one dies, the next is started in the same folder under the same name. It
 watches and decides about its own process only; how many handles there are and which go is for the controller.
 """
 
@@ -29,8 +30,8 @@ from tunesmith.endpoints.documents import (
 )
 from tunesmith.endpoints.pool import InstancePool, Target
 from tunesmith.endpoints.process import InstanceProcess
-from tunesmith.endpoints.service import tail
 from tunesmith.endpoints.store import DeploymentDocument
+from tunesmith.endpoints.tails import tail
 from tunesmith.errors import DeploymentFailed, TunesmithError, UserError, error_from_dict
 from tunesmith.records.endpoints import Instance, ProbeSettings
 from tunesmith.storage.atomic import write_json
@@ -98,7 +99,15 @@ class Handle:
 
     @classmethod
     def create(
-        cls, root: Path, document: DeploymentDocument, model: Path, greedy_probes: Path | None, pool: InstancePool
+        cls,
+        root: Path,
+        document: DeploymentDocument,
+        model: Path,
+        greedy_probes: Path | None,
+        pool: InstancePool,
+        *,
+        adapters: dict[str, Path] | None = None,
+        exports: Path | None = None,
     ) -> Handle:
         """A new handle with its folder and configuration."""
         endpoint, deployment = document.key
@@ -115,6 +124,8 @@ class Handle:
             greedy_probes=greedy_probes,
             engine=document.spec.engine,
             precision=document.spec.precision,
+            adapters=adapters or {},
+            exports=exports,
             secret=secrets.token_urlsafe(32),
             environment=document.spec.environment_variables,
             drain_s=document.spec.request_settings.request_timeout_ms / 1000,
@@ -170,6 +181,7 @@ class Handle:
             phases=self.state.phases if self.state else [],
             restarts=self.restarts,
             in_flight=self.target.in_flight if self.target else 0,
+            engine=self.state.engine if self.state else None,
             error=self.error,
         )
 

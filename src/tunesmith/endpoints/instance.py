@@ -1,6 +1,7 @@
 """One instance: a process that holds a model and answers the gateway (``python -m tunesmith.endpoints.instance
 --config FILE``).
- It comes up in measured phases: copy (open the package and verify its hashes), load (the engine), warm-up (a first
+
+It comes up in measured phases: copy (open the package and verify its hashes), load (the engine), warm-up (a first
 generation), contract check (recorded ids and recorded answers). Only then is it ready. ``instance.json`` in its
 folder tells how far it is, and, if it fails, why. It needs no server: when the server goes away it goes on, and it
 ends by SIGTERM (after the requests in flight) or when its folder is gone.
@@ -25,7 +26,7 @@ from aiohttp import web
 
 from tunesmith.endpoints.documents import CONFIG_FILE, PHASES, STATE_FILE, InstanceConfig, InstanceState, read_config
 from tunesmith.endpoints.instance_app import InstanceApp
-from tunesmith.errors import Failure, TunesmithError
+from tunesmith.errors import Failure, TunesmithError, UnsupportedField
 from tunesmith.records.endpoints import Phase
 from tunesmith.storage.atomic import write_json
 
@@ -169,6 +170,8 @@ def _open_package(config: InstanceConfig) -> Any:
 def _open_engine(package: Any, config: InstanceConfig) -> Any:
     from tunesmith.generate import open_engine
 
+    if config.adapters:
+        raise UnsupportedField("the engines here serve no adapters beside a model", target="adapters")
     return open_engine(package, engine=config.engine, precision=config.precision)
 
 

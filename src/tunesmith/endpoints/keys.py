@@ -1,10 +1,11 @@
 """Keys and tokens that open an endpoint.
- A key is 256 random bits. The two keys of an endpoint are kept encrypted (they must be shown again) and, in memory,
-as keyed
-digests: what a caller sends is digested and compared in constant time against both, so neither the time nor a memory
-dump of the routing table tells a key. Access tokens (``aml_token``) are signed with a secret of the endpoint and
-expire.
- Keys cannot be guessed, so the limiter's purpose is to keep a storm of wrong keys from costing time and log lines: it
+
+A key is 256 random bits. The two keys of an endpoint are kept encrypted (they must be shown again) and, in memory, as
+keyed digests: what a caller sends is digested and compared in constant time against both, so neither the time nor a
+memory dump of the routing table tells a key. Access tokens (``aml_token``) are signed with a secret of the endpoint
+and expire.
+
+Keys cannot be guessed, so the limiter's purpose is to keep a storm of wrong keys from costing time and log lines: it
 slows callers with wrong keys and never one with a right key.
 """
 

@@ -5,15 +5,44 @@ Counters live in memory and begin at 0 with the server. Mirrored requests are co
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Key = tuple[str, str]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 180.0)
 CLIENT_GONE = 499
 """Counted, never sent: the client went away before its answer was whole."""
+WINDOW_S = 300.0
+"""How far the figures of the recent past look back."""
+REMEMBERED = 1024
+"""Answers that they remember at most."""
+
+
+class Answer(NamedTuple):
+    """One whole answer of the recent past. Times in seconds, ``ended`` on the monotonic clock."""
+
+    ended: float
+    latency: float
+    first_token: float | None
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """Figures over the last ``WINDOW_S`` seconds. Times in milliseconds; None where nothing was answered."""
+
+    requests: int
+    latency_p50_ms: float | None
+    latency_p99_ms: float | None
+    ttft_p50_ms: float | None
+    ttft_p99_ms: float | None
+    requests_per_second: float
+    tokens_per_second: float
 
 
 @dataclass(slots=True)
@@ -55,6 +84,38 @@ class DeploymentCounters:
     mirrored_dropped: int = 0
     """Copies not sent because the mirror was busy."""
     mirrored_tokens: int = 0
+    collected: int = 0
+    """Conversations handed to the data collector."""
+    recent: deque[Answer] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    def finished(
+        self, status: int, latency: float, first_token: float | None, prompt_tokens: int, completion_tokens: int
+    ) -> None:
+        """Count one request at its end. Times in seconds."""
+        self.count(status)
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        if status == 200:
+            self.latency.add(latency)
+            self.recent.append(Answer(time.monotonic(), latency, first_token, completion_tokens))
+
+    def recently(self, now: float | None = None) -> Recent:
+        """The figures of the recent past; ``now`` is on the monotonic clock."""
+        now = time.monotonic() if now is None else now
+        answers = [answer for answer in self.recent if answer.ended > now - WINDOW_S]
+        latencies = sorted(answer.latency for answer in answers)
+        first = sorted(answer.first_token for answer in answers if answer.first_token is not None)
+        # From the start of the first of them, so that a burst is not spread over the whole window.
+        span = max(1.0, now - min(answer.ended - answer.latency for answer in answers)) if answers else 1.0
+        return Recent(
+            requests=len(answers),
+            latency_p50_ms=_percentile_ms(latencies, 50),
+            latency_p99_ms=_percentile_ms(latencies, 99),
+            ttft_p50_ms=_percentile_ms(first, 50),
+            ttft_p99_ms=_percentile_ms(first, 99),
+            requests_per_second=len(answers) / span,
+            tokens_per_second=sum(answer.completion_tokens for answer in answers) / span,
+        )
 
     @property
     def requests(self) -> int:
@@ -65,6 +126,11 @@ class DeploymentCounters:
     def errors(self) -> int:
         """Requests that were answered with an error."""
         return sum(count for status, count in self.by_status.items() if status >= 400 and status != CLIENT_GONE)
+
+    @property
+    def cancelled(self) -> int:
+        """Requests whose caller went away."""
+        return self.by_status.get(CLIENT_GONE, 0)
 
     def count(self, status: int, *, mirrored: bool = False) -> None:
         """Count one request's outcome."""
@@ -80,8 +146,8 @@ class GatewayMetrics:
 
     def __init__(self, in_flight: Callable[[Key], int], queued: Callable[[Key], int]) -> None:
         self._deployments: dict[Key, DeploymentCounters] = {}
-        self._in_flight = in_flight
-        self._queued = queued
+        self.in_flight = in_flight
+        self.queued = queued
 
     def of(self, key: Key) -> DeploymentCounters:
         """The counters of a deployment."""
@@ -112,6 +178,7 @@ class GatewayMetrics:
             "tunesmith_mirrored_requests_total": ("counter", "Mirrored requests by status.", []),
             "tunesmith_mirrored_dropped_total": ("counter", "Copies not sent because the mirror was busy.", []),
             "tunesmith_mirrored_tokens_total": ("counter", "Tokens generated for mirrored requests.", []),
+            "tunesmith_collected_total": ("counter", "Conversations kept by the data collector.", []),
             "tunesmith_in_flight": ("gauge", "Requests with an instance now.", []),
             "tunesmith_queued": ("gauge", "Requests that wait for an instance now.", []),
         }
@@ -136,10 +203,19 @@ class GatewayMetrics:
                 say("tunesmith_mirrored_requests_total", f'{labels},code="{status}"', count)
             say("tunesmith_mirrored_dropped_total", labels, counters.mirrored_dropped)
             say("tunesmith_mirrored_tokens_total", labels, counters.mirrored_tokens)
-            say("tunesmith_in_flight", labels, self._in_flight(key))
-            say("tunesmith_queued", labels, self._queued(key))
+            say("tunesmith_collected_total", labels, counters.collected)
+            say("tunesmith_in_flight", labels, self.in_flight(key))
+            say("tunesmith_queued", labels, self.queued(key))
         text: list[str] = []
         for name, (kind, help_text, lines) in families.items():
             if lines:
                 text += [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", *lines]
         return "\n".join(text) + "\n"
+
+
+def _percentile_ms(ordered: list[float], percent: int) -> float | None:
+    """The nearest-rank percentile of values in seconds, in milliseconds."""
+    if not ordered:
+        return None
+    rank = max(0, -(-len(ordered) * percent // 100) - 1)
+    return round(ordered[rank] * 1000, 3)

@@ -1,5 +1,6 @@
 """Ready instances and the requests that wait for them.
- The controller adds and removes instances; the gateway takes a slot on the least busy one and gives it back. A
+
+The controller adds and removes instances; the gateway takes a slot on the least busy one and gives it back. A
 deployment serves ``max_concurrent_requests_per_instance`` requests on each instance at once; as many again may wait,
 in order of arrival, for at most ``max_queue_wait_ms``; the next one is refused at once (429). All of it runs on one
 event loop.
@@ -104,7 +105,7 @@ class InstancePool:
             target = self._free(lane, avoid)
             if target is not None:
                 return self._take(target)
-        room = limit * max(len(lane.targets), route.instance_count)
+        room = max(limit * len(lane.targets), route.queue_room)
         wait_s = route.settings.max_queue_wait_ms / 1000
         if not lane.targets and (route.state == "Failed" or route.instance_count == 0):
             raise self._none_ready(route)

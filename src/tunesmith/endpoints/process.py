@@ -1,5 +1,6 @@
 """Instance processes as the operating system sees them: start, recognise again, end.
- A process is named by its pid and start time, so a pid that was given out again is never taken for the instance. It
+
+A process is named by its pid and start time, so a pid that was given out again is never taken for the instance. It
 knows nothing of what the process serves.
 """
 

@@ -1,5 +1,6 @@
 """How endpoints and deployments are kept in the database.
- The documents are the wanted state plus what was last known of the real one. They know nothing of processes; the
+
+The documents are the wanted state plus what was last known of the real one. They know nothing of processes; the
 store knows nothing of rules.
 """
 
@@ -121,6 +122,8 @@ class EndpointStore:
 def _read_deployment(row: DeploymentRow) -> DeploymentDocument:
     columns = DeploymentRow.__table__.columns
     values = {name: getattr(row, name) for name in CreateDeployment.model_fields if name in columns}
+    # Rows from before a setting have nothing for it: its default holds.
+    values = {name: value for name, value in values.items() if value is not None}
     error = dict(row.error) if row.error else None
     log_tail = list(error.pop("log_tail", [])) if error else []
     return DeploymentDocument(

@@ -22,6 +22,8 @@ from starlette.types import Receive, Scope, Send
 from tunesmith.endpoints.gateway import Gateway, Generation
 from tunesmith.endpoints.routing import DEPLOYMENT_HEADER
 from tunesmith.endpoints.service import EndpointService
+from tunesmith.endpoints.trace import RequestTrace
+from tunesmith.endpoints.trace import current as current_trace
 from tunesmith.errors import Failure, ModelFailed, TooLarge, TunesmithError, ValidationFailed
 
 T = TypeVar("T")
@@ -54,17 +56,23 @@ class Face:
         async def answer(request: Request) -> Response:
             headers = _identity(request)
             endpoint = request.path_params["endpoint"]
+            below = request.url.path.removeprefix(f"/endpoints/{endpoint}/")
+            trace = RequestTrace(endpoint, headers["x-request-id"], below)
+            current_trace.set(trace)
+            refusal: str | None = None
             try:
                 caller = request.client.host if request.client else ""
                 self.endpoints.authenticate(endpoint, request.headers.get("authorization"), caller)
                 response = await handler(request, endpoint)
             except TunesmithError as error:
+                refusal = error.code
                 response = error_response(error)
             except (ClientGone, ClientDisconnect):
                 response = Response(status_code=CLIENT_GONE)
             except Exception as error:
                 logger.exception("request %s", headers["x-request-id"])
                 response = error_response(Failure(f"the server failed: {type(error).__name__}"))
+            self.gateway.note_refusal(trace, response.status_code, refusal)
             for name, value in headers.items():
                 response.headers[name] = value
             return response

@@ -111,10 +111,7 @@ class _OpenAIRoutes:
 
     async def models(self, request: Request, endpoint: str) -> Response:
         route = self._gateway.route(endpoint)
-        names = dict.fromkeys(
-            [deployment.model_name for deployment in route.deployments.values()] + list(route.deployments)
-        )
-        return json_response(model_list(list(names), route.created))
+        return json_response(model_list(route.model_names, route.created))
 
     async def metrics(self, request: Request, endpoint: str) -> Response:
         text = self._gateway.metrics.prometheus(endpoint)

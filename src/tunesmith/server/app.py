@@ -14,6 +14,7 @@ from tunesmith.azure.face import AzureFace
 from tunesmith.azure.score import create_score_router
 from tunesmith.endpoints.controller import EndpointController
 from tunesmith.endpoints.gateway import Gateway
+from tunesmith.endpoints.journal import Journal
 from tunesmith.endpoints.pool import InstancePool
 from tunesmith.openai.router import create_openai_router
 from tunesmith.server import (
@@ -43,8 +44,8 @@ DESCRIPTION = "A self-hosted workspace for chat models: fine-tune, evaluate, reg
 def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     """The application over ``services``. Its background work runs while its lifespan does."""
     pool = InstancePool()
-    gateway = Gateway(services.endpoints, pool)
-    controller = EndpointController(services.endpoints, pool)
+    gateway = Gateway(services.endpoints, pool, journal=Journal(services.paths.request_log, services.paths.collected))
+    controller = EndpointController(services.endpoints, pool, exports=services.paths.engine_exports)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,6 +67,7 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     )
     app.state.services = services
     app.state.lifecycle = lifecycle
+    app.state.gateway = gateway
     app.state.sessions = Sessions(services.secrets.token, services.id)
     for router in (
         routes_system.router,
@@ -80,6 +82,7 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     app.include_router(create_openai_router(gateway, services.endpoints))
     app.include_router(create_score_router(gateway, services.endpoints))
     app.include_router(routes_system.public)
+    app.include_router(routes_endpoints.metrics_router)
     app.include_router(html_pages.router)
     app.include_router(mlflow_proxy.router)
     add_error_handlers(app)

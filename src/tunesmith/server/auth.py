@@ -31,7 +31,7 @@ from tunesmith.server.errors import error_response
 
 SESSION_SECONDS = 12 * 3600
 LINK_SECONDS = 600
-GUARDED = ("/api/", "/mlflow/", "/mlflow")
+GUARDED = ("/api/", "/mlflow/", "/mlflow", "/metrics")
 """What the token opens."""
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/@\s]+))(?::\d{1,5})?")
 """A Host header: a literal IPv6 address in brackets or a name, and a port."""

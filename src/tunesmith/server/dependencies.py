@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Request
 
+from tunesmith.endpoints.gateway import Gateway
 from tunesmith.server.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
@@ -24,5 +25,11 @@ def _lifecycle(request: Request) -> Lifecycle:
     return lifecycle
 
 
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
 ServicesOf = Annotated[Services, Depends(_services)]
 LifecycleOf = Annotated[Lifecycle, Depends(_lifecycle)]
+GatewayOf = Annotated[Gateway, Depends(_gateway)]

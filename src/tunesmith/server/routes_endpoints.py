@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated, Literal
 
+import orjson
 from fastapi import APIRouter, Path, Query
-from fastapi.responses import PlainTextResponse
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from tunesmith.endpoints.collected import CollectedConversations
+from tunesmith.endpoints.figures import deployment_metrics
+from tunesmith.errors import UserError
 from tunesmith.records.endpoints import (
     CreateDeployment,
     CreateEndpoint,
@@ -17,12 +24,15 @@ from tunesmith.records.endpoints import (
     UpdateDeployment,
     UpdateEndpoint,
 )
+from tunesmith.records.serving import DeploymentMetrics, RequestLine
 from tunesmith.records.workspace import Deleted
-from tunesmith.server.dependencies import ServicesOf
+from tunesmith.server.dependencies import GatewayOf, ServicesOf
 from tunesmith.server.routes_computes import same_name
+from tunesmith.server.workspace_metrics import workspace_metrics
 from tunesmith.storage.atomic import size_on_disk
 
 router = APIRouter(tags=["endpoints"])
+metrics_router = APIRouter(tags=["workspace"])
 
 EndpointName = Annotated[str, Path(description="Name of the endpoint.")]
 DeploymentName = Annotated[str, Path(description="Name of the deployment.")]
@@ -127,3 +137,72 @@ def get_deployment_logs(
 ) -> str:
     """The last lines of the log of a deployment's instances."""
     return "".join(f"{line}\n" for line in services.endpoints.logs(endpoint, deployment, lines=lines))
+
+
+@router.get("/endpoints/{endpoint}/metrics")
+async def get_metrics(services: ServicesOf, gateway: GatewayOf, endpoint: EndpointName) -> list[DeploymentMetrics]:
+    """The figures of each deployment: requests, errors, latencies, tokens, what runs and what waits."""
+    return deployment_metrics(gateway, await run_in_threadpool(services.endpoints.list_deployments, endpoint))
+
+
+@router.get("/endpoints/{endpoint}/requests")
+def list_requests(
+    services: ServicesOf,
+    gateway: GatewayOf,
+    endpoint: EndpointName,
+    deployment: Annotated[str | None, Query(description="Only of this deployment.")] = None,
+    lines: Annotated[int, Query(ge=1, le=10_000, description="How many, from the newest back.")] = 100,
+) -> list[RequestLine]:
+    """The newest entries of the request log, the oldest of them first. No key and no text is in them."""
+    services.endpoints.get(endpoint)
+    return gateway.journal.requests(endpoint, deployment, last=lines) if gateway.journal is not None else []
+
+
+@router.get("/endpoints/{endpoint}/conversations", response_class=StreamingResponse)
+def export_conversations(
+    services: ServicesOf,
+    gateway: GatewayOf,
+    endpoint: EndpointName,
+    deployment: Annotated[str | None, Query(description="Only of this deployment.")] = None,
+    since: Annotated[datetime | None, Query(description="From this time on (ISO 8601, with its zone).")] = None,
+    until: Annotated[datetime | None, Query(description="Before this time (ISO 8601, with its zone).")] = None,
+    include_cut: Annotated[bool, Query(description="Also answers that were cut at their token limit.")] = False,
+) -> StreamingResponse:
+    """What the data collector kept, as training rows: `{"messages": […]}`, one a line.
+
+    The last line is `{"export": {…}}`: how many were written and how many left out, with the reasons. Conversations
+    outlive their deployment and their endpoint.
+    """
+    for name, moment in (("since", since), ("until", until)):
+        if moment is not None and moment.tzinfo is None:
+            raise UserError(f"{name} has no time zone", target=name, way_out=f"like {moment.isoformat()}Z")
+    if gateway.journal is not None:
+        gateway.journal.flush()
+    collected = CollectedConversations(services.paths.collected, endpoint, deployment)
+
+    def lines() -> Iterator[bytes]:
+        for row in collected.rows(since=since, until=until, include_cut=include_cut):
+            yield orjson.dumps(row) + b"\n"
+        yield orjson.dumps({"export": collected.report().model_dump()}) + b"\n"
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+@router.delete("/endpoints/{endpoint}/conversations")
+def delete_conversations(
+    services: ServicesOf,
+    gateway: GatewayOf,
+    endpoint: EndpointName,
+    deployment: Annotated[str | None, Query(description="Only of this deployment.")] = None,
+) -> Deleted:
+    """Delete what the data collector kept."""
+    if gateway.journal is not None:
+        gateway.journal.forget(endpoint)
+    return Deleted(freed_bytes=CollectedConversations(services.paths.collected, endpoint, deployment).delete())
+
+
+@metrics_router.get("/metrics", response_class=PlainTextResponse)
+async def get_workspace_metrics(services: ServicesOf, gateway: GatewayOf) -> PlainTextResponse:
+    """Prometheus metrics of the whole workspace, with the workspace's token."""
+    text = await run_in_threadpool(workspace_metrics, services, gateway)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")

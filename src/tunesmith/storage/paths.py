@@ -89,6 +89,11 @@ class WorkspacePaths:
         return self.home / "cache" / "artifacts"
 
     @property
+    def engine_exports(self) -> Path:
+        """What engines made of model packages, by content."""
+        return self.home / "cache" / "exports"
+
+    @property
     def downloads(self) -> Path:
         """Wheels and hub files, by checksum."""
         return self.home / "downloads"
@@ -102,6 +107,11 @@ class WorkspacePaths:
     def azure(self) -> Path:
         """What the Azure face keeps: its certificate authority, its ports, what wrappers of processes need."""
         return self.home / "azure"
+
+    @property
+    def collected(self) -> Path:
+        """Conversations that deployments' data collectors kept."""
+        return self.home / "collected"
 
     @property
     def mlflow(self) -> Path:
@@ -127,6 +137,11 @@ class WorkspacePaths:
     def server_log(self) -> Path:
         """The server's log."""
         return self.logs / "server.log"
+
+    @property
+    def request_log(self) -> Path:
+        """One line for each request to an endpoint."""
+        return self.logs / "requests.jsonl"
 
     @property
     def mlflow_log(self) -> Path:

@@ -230,6 +230,9 @@ class DeploymentRow(Table):
     liveness_probe: Mapped[Json]
     readiness_probe: Mapped[Json]
     environment_variables: Mapped[Json] = mapped_column(default=dict)
+    autoscale: Mapped[Json | None]
+    data_collector: Mapped[Json | None]
+    adapters: Mapped[Json | None]
     description: Mapped[str] = mapped_column(Text, default="")
     tags: Mapped[Json] = mapped_column(default=dict)
     properties: Mapped[Json] = mapped_column(default=dict)

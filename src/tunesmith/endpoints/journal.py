@@ -1,0 +1,194 @@
+"""What is written of requests: the request log, and the conversations that a data collector keeps.
+
+The gateway hands over and goes on; one thread does the encoding, redacting and writing. What is handed over while that
+thread is far behind is counted as lost rather than kept in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tunesmith.endpoints.line_files import NumberedLines, RotatingLines, newest_lines
+from tunesmith.endpoints.redaction import redactor_of
+from tunesmith.records.endpoints import DataCollector
+from tunesmith.records.serving import RequestLine
+
+logger = logging.getLogger(__name__)
+
+LOG_BYTES = 16 * 1024 * 1024
+LOG_BACKUPS = 4
+COLLECTED_FILE_BYTES = 32 * 1024 * 1024
+WAITING = 20_000
+"""Entries that may wait for the thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request and its answer as they crossed the gateway: bytes, read later by the thread."""
+
+    key: tuple[str, str]
+    collector: DataCollector
+    request: bytes
+    """``GenerateRequest.to_dict()`` as JSON."""
+    answer: Sequence[bytes]
+    """One ``GenerateResult``, or the events of a stream."""
+    line: dict[str, Any]
+    """The request log's entry."""
+
+
+class Journal:
+    """See the module's docstring.
+
+    Args:
+        log: the request log.
+        collected: the folder for conversations, ``<endpoint>/<deployment>/…`` below it.
+    """
+
+    def __init__(self, log: Path, collected: Path) -> None:
+        self.log_path = log
+        self.collected_folder = collected
+        self.lost = 0
+        """Entries that were not written, because too many waited or the disk refused them."""
+        self._log = RotatingLines(log, max_bytes=LOG_BYTES, backups=LOG_BACKUPS)
+        self._collected: dict[tuple[str, str], NumberedLines] = {}
+        self._queue: queue.Queue[dict[str, Any] | Answered | Callable[[], None]] = queue.Queue(WAITING)
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Write one entry of the request log; its names are those of ``RequestLine``."""
+        self._hand_over(line)
+
+    def collect(self, answered: Answered) -> None:
+        """Keep one conversation, redacted."""
+        self._hand_over(answered)
+
+    def flush(self, timeout_s: float = 10.0) -> bool:
+        """Wait until all that was handed over before is written; whether it was in time."""
+        if self._thread is None:
+            return True
+        done = threading.Event()
+        self._queue.put(done.set)
+        return done.wait(timeout_s)
+
+    def close(self) -> None:
+        """Write what waits and end the thread."""
+        if self._thread is not None:
+            self._queue.put(self._end)
+            self._thread.join(30)
+            self._thread = None
+            self._closing = False
+
+    def forget(self, endpoint: str) -> None:
+        """Close the files of an endpoint's conversations, because they are to be deleted."""
+
+        def close() -> None:
+            for key in [key for key in self._collected if key[0] == endpoint]:
+                self._collected.pop(key).close()
+
+        if self._thread is None:
+            close()
+        else:
+            self._queue.put(close)
+            self.flush()
+
+    def requests(
+        self, endpoint: str | None = None, deployment: str | None = None, *, last: int = 100
+    ) -> list[RequestLine]:
+        """The newest entries of the request log, the oldest of them first."""
+        self.flush()
+        found: list[RequestLine] = []
+        for line in newest_lines(self.log_path, LOG_BACKUPS):
+            if len(found) >= last:
+                break
+            try:
+                entry = RequestLine.model_validate_json(line)
+            except ValueError:
+                continue  # cut short by a kill
+            if endpoint in (None, entry.endpoint) and deployment in (None, entry.deployment):
+                found.append(entry)
+        return found[::-1]
+
+    # The thread
+
+    def _hand_over(self, entry: dict[str, Any] | Answered) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="request-journal", daemon=True)
+            self._thread.start()
+        try:
+            self._queue.put_nowait(entry)
+        except queue.Full:
+            self.lost += 1
+
+    def _end(self) -> None:
+        self._closing = True
+
+    def _run(self) -> None:
+        while not self._closing:
+            entry = self._queue.get()
+            try:
+                if callable(entry):
+                    self._flush_files()
+                    entry()
+                else:
+                    self._write(entry)
+                    if self._queue.empty():
+                        self._flush_files()
+            except Exception:
+                self.lost += 1
+                if self.lost == 1 or self.lost % 1000 == 0:  # a full disk must not fill the server's log too
+                    logger.exception("%d entries of the request log were not written", self.lost)
+        self._log.close()
+        for file in self._collected.values():
+            file.close()
+
+    def _write(self, entry: dict[str, Any] | Answered) -> None:
+        if isinstance(entry, dict):
+            self._log.write(orjson.dumps(entry))
+            return
+        file = self._collected.get(entry.key)
+        if file is None:
+            folder = self.collected_folder.joinpath(*entry.key)
+            file = self._collected[entry.key] = NumberedLines(folder, file_bytes=COLLECTED_FILE_BYTES)
+        file.write(orjson.dumps(conversation(entry)), max_bytes=entry.collector.max_mb * 1_000_000)
+
+    def _flush_files(self) -> None:
+        self._log.flush()
+        for file in self._collected.values():
+            file.flush()
+
+
+def conversation(answered: Answered) -> dict[str, Any]:
+    """What is kept of one request: when, who answered, the messages, the answers; all texts redacted."""
+    redact = redactor_of(answered.collector)
+    request = orjson.loads(answered.request)
+    kept = ("time", "request_id", "endpoint", "deployment", "model", "status", "prompt_tokens", "completion_tokens")
+    body: dict[str, Any] = {name: answered.line[name] for name in kept if name in answered.line}
+    body["messages"] = redact.messages(request.pop("messages"))
+    if "tools" in request:
+        body["tools"] = request.pop("tools")
+    body["parameters"] = redact.value({name: value for name, value in request.items() if name != "stream"})
+    body["choices"] = [
+        {"text": redact.text(text), "finish_reason": reason} for text, reason in _choices(answered.answer)
+    ]
+    return body
+
+
+def _choices(answer: Sequence[bytes]) -> list[tuple[str, str | None]]:
+    texts: dict[int, list[str]] = {}
+    reasons: dict[int, str | None] = {}
+    for part in answer:
+        body = orjson.loads(part)
+        for event in body.get("choices", [body]):
+            index = event.get("index", 0)
+            texts.setdefault(index, []).append(event.get("text", ""))
+            reasons[index] = event.get("finish_reason") or reasons.get(index)
+    return [("".join(texts[index]), reasons[index]) for index in sorted(texts)]
