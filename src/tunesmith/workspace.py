@@ -20,7 +20,7 @@ from tunesmith.assets.components import ComponentService
 from tunesmith.assets.data import DataService
 from tunesmith.assets.environments import EnvironmentService
 from tunesmith.assets.models import IMPORT_PROPERTY, ModelService
-from tunesmith.assets.references import AssetReference, parse_asset
+from tunesmith.assets.references import AssetReference, parse_asset, parse_reference
 from tunesmith.assets.registry import SystemRegistry, registries
 from tunesmith.assets.service import AssetService
 from tunesmith.assets.sources import Sources
@@ -247,6 +247,15 @@ def _services(
     def instance_type_difference(name: str) -> str | None:
         return difference(computes.size(name, target="instance_type"), computes.machine())
 
+    def adapter(reference: str) -> tuple[str, Path]:
+        """An adapter that is a registered model, or the output of a job or a folder."""
+        parsed = parse_reference(reference, kind="models", bare="asset", target="adapters")
+        if isinstance(parsed, AssetReference):
+            model = models.fetch(parsed, target="adapters")
+            return model.id, Path(model.path or "")
+        source = sources.find(reference, target="adapters")
+        return source.reference, source.path
+
     return Services(
         settings=settings,
         paths=paths,
@@ -280,6 +289,7 @@ def _services(
             base_url=lambda: address.url if (address := _server(paths)) else "",
             describe_instance_type=instance_type_difference,
             probes_of=lambda model: _greedy_probes(paths, model),
+            resolve_adapter=adapter,
         ),
         tracking=tracking,
     )
