@@ -42,12 +42,12 @@ def postgresql_server(folder: Path) -> Iterator[str]:
         log.touch()
         if user is not None:
             shutil.chown(log, user)
-        subprocess.run([tools / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "-N"], **run)
+        subprocess.run([str(tools / "initdb"), "-D", str(data), "-U", USER, "-A", "trust", "-E", "UTF8", "-N"], **run)
         options = f"-p {port} -h 127.0.0.1 -k {home} -c fsync=off"
-        start = [tools / "pg_ctl", "-D", data, "-w", "-l", home / "log", "-o", options, "start"]
+        start = [str(tools / "pg_ctl"), "-D", str(data), "-w", "-l", str(home / "log"), "-o", options, "start"]
         subprocess.run(start, **run)
         try:
             yield f"postgresql+psycopg://{USER}@127.0.0.1:{port}"
         finally:
-            subprocess.run([tools / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], **run)
+            subprocess.run([str(tools / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop"], **run)
             shutil.copy(home / "log", log)
