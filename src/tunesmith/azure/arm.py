@@ -44,6 +44,7 @@ Texts = Annotated[dict[str, str], BeforeValidator(_as_texts)]
 """Tags or properties: names and texts. Clients send numbers, too; they are kept as they are written."""
 
 ListView = Literal["ActiveOnly", "ArchivedOnly", "All"]
+_VIEWS: dict[str, ListView] = {"activeonly": "ActiveOnly", "archivedonly": "ArchivedOnly", "all": "All"}
 
 
 class ArmBody(BaseModel):
@@ -207,7 +208,7 @@ def list_options(request: Request, *known: str) -> ListOptions:
     return ListOptions(
         top=top or None,
         skip=skip or 0,
-        view=view,  # type: ignore[arg-type]
+        view=view or "ActiveOnly",
         extra={name: query[name] for name in known if name in query},
     )
 

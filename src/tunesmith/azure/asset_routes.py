@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from tunesmith.assets.service import AssetService
 from tunesmith.azure import arm
+from tunesmith.azure.paths import PROVIDER
 from tunesmith.errors import NotFound
 from tunesmith.records.assets import WORKSPACE, AssetVersion, UpdateAsset
 
@@ -115,7 +116,7 @@ def container_body(request: Request, service: AssetService[R], versions: Sequenc
         if own
         else f"azureml://registries/{latest.registry}/{service.kind}/{latest.name}",
         "name": latest.name,
-        "type": f"{arm.PROVIDER}/{'workspaces' if own else 'registries'}/{service.kind}",
+        "type": f"{PROVIDER}/{'workspaces' if own else 'registries'}/{service.kind}",
         "properties": {
             "description": latest.description,
             "tags": latest.tags,

@@ -24,6 +24,7 @@ from tunesmith.azure.component_specs import (
     to_wire,
 )
 from tunesmith.azure.context import AzureContext
+from tunesmith.azure.paths import PROVIDER
 from tunesmith.errors import AlreadyExists, ValidationFailed
 from tunesmith.records.assets import WORKSPACE, ComponentVersion, RegisterComponent, UpdateAsset
 
@@ -84,7 +85,7 @@ def component_body(request: Request, record: ComponentVersion) -> dict[str, Any]
     return {
         "id": arm.asset_id(request, "components", record),
         "name": record.version,
-        "type": f"{arm.PROVIDER}/{'workspaces' if own else 'registries'}/components/versions",
+        "type": f"{PROVIDER}/{'workspaces' if own else 'registries'}/components/versions",
         "properties": {
             "componentSpec": to_wire(record, lambda reference: wire_id(request, str(reference))),
             "description": record.description,

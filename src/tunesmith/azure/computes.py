@@ -13,6 +13,7 @@ from tunesmith.azure import arm
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.durations import read_duration, write_duration
 from tunesmith.azure.hosts import LOCATION
+from tunesmith.azure.paths import PROVIDER
 from tunesmith.errors import NotFound, ValidationFailed
 from tunesmith.records.compute import Compute, ComputeSize, CreateCompute
 from tunesmith.records.jobs import JobStatus
@@ -139,7 +140,7 @@ def create_computes_router(context: AzureContext) -> APIRouter:
             {
                 "id": f"{arm.target(request).path}/clusters",
                 "amlWorkspaceLocation": LOCATION,
-                "type": f"{arm.PROVIDER}/usages",
+                "type": f"{PROVIDER}/usages",
                 "unit": "Count",
                 "currentValue": len(used),
                 # Names cost nothing; Azure's own bound for a workspace is as good as any.
@@ -215,7 +216,7 @@ def compute_body(request: Request, compute: Compute) -> dict[str, Any]:
     return {
         "id": arm.resource_id(request, "computes", compute.name),
         "name": compute.name,
-        "type": f"{arm.PROVIDER}/workspaces/computes",
+        "type": f"{PROVIDER}/workspaces/computes",
         "location": LOCATION,
         "tags": compute.tags,
         "properties": {

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from tunesmith.azure import arm
 from tunesmith.azure.asset_routes import add_registry_routes, add_workspace_routes
 from tunesmith.azure.context import AzureContext
+from tunesmith.azure.paths import PROVIDER
 from tunesmith.errors import AlreadyExists
 from tunesmith.records.assets import WORKSPACE, EnvironmentVersion, UpdateAsset
 
@@ -111,7 +112,7 @@ def environment_body(request: Request, record: EnvironmentVersion) -> dict[str, 
     return {
         "id": arm.asset_id(request, "environments", record),
         "name": record.version,
-        "type": f"{arm.PROVIDER}/{'workspaces' if own else 'registries'}/environments/versions",
+        "type": f"{PROVIDER}/{'workspaces' if own else 'registries'}/environments/versions",
         "properties": properties,
         "systemData": arm.system_data(record.created_at),
     }

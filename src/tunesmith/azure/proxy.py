@@ -16,7 +16,7 @@ import json
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,7 @@ HEAD_SECONDS = 60.0
 PIPE_BYTES = 262_144
 LISTEN = "127.0.0.1"
 KEEP_ALIVE_SECONDS = 300
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,8 @@ class AzureProxy:
         once, for clients that are pointed here without a proxy. Returns both.
         """
         self._config.load()
-        proxy = await self._listen(lambda at: asyncio.start_server(self._connected, LISTEN, at, limit=HEAD_BYTES), port)
         loop = asyncio.get_running_loop()
+        proxy = await self._listen(lambda at: loop.create_server(lambda: _Near(self._connected), LISTEN, at), port)
         context = await asyncio.to_thread(self.authority.context, "localhost")
         direct = await self._listen(lambda at: loop.create_server(self._http, LISTEN, at, ssl=context), direct_port)
         self._servers = [proxy, direct]
@@ -143,53 +144,55 @@ class AzureProxy:
         protocol: asyncio.Protocol = kind(config=self._config, server_state=self._state, app_state={})
         return protocol
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, near: _Near) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(near))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, near: _Near) -> None:
         handed_on = False
         try:
             async with asyncio.timeout(HEAD_SECONDS):
-                head = Head.parse(await reader.readuntil(b"\r\n\r\n"))
+                head = Head.parse(await near.reader.readuntil(b"\r\n\r\n"))
             if head.method == "CONNECT":
-                handed_on = await self._connect(head, reader, writer)
+                handed_on = await self._connect(head, near)
             elif head.method == "GET" and urlsplit(head.target).path == TOKEN_PATH and head.target.startswith("/"):
-                _answer(writer, *self._token(head))
+                near.answer(*self._token(head))
             else:
-                _answer(writer, 405, "this is a proxy for CONNECT; plain HTTP goes to its host directly")
+                near.answer(405, "this is a proxy for CONNECT; plain HTTP goes to its host directly")
         except (ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            _answer(writer, 400, "the request's head cannot be read")
+            near.answer(400, "the request's head cannot be read")
         except OSError:
             pass  # the client went away
+        except Exception:
+            log.exception("unexpected error in the proxy")
         finally:
             if not handed_on:
-                with suppress(OSError):
-                    writer.close()
+                near.transport.close()
 
     # CONNECT
 
-    async def _connect(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _connect(self, head: Head, near: _Near) -> bool:
         """Serve a CONNECT; whether the connection lives on elsewhere."""
         host, port = _authority(head.target)
         try:
             upstream = self._admit(head.headers.get("proxy-authorization", ""))
         except TunesmithError as error:
             self.connections["refused"] += 1
-            _answer(writer, 407, str(error))
+            near.answer(407, str(error))
             return False
         if matches(host, (*self._caught, *SUNK)):
             self.connections["sunk" if matches(host, SUNK) else "azure"] += 1
-            return await self._terminate(host, writer)
+            return await self._terminate(host, near)
         self.connections["tunnel"] += 1
         try:
             far_reader, far_writer = await upstream.open(host, port)
         except TunesmithError as error:
-            _answer(writer, 502, str(error))
+            near.answer(502, str(error))
             return False
         try:
-            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
+            near.transport.write(ESTABLISHED)
+            await asyncio.gather(_forth(near, far_writer), _back(far_reader, near))
         finally:
             far_writer.close()
         return False
@@ -204,16 +207,15 @@ class AzureProxy:
             raise _NotAdmitted("this proxy belongs to a Tunesmith workspace; `tunesmith azure env` prints its address")
         return Upstream.from_user(user)
 
-    async def _terminate(self, host: str, writer: asyncio.StreamWriter) -> bool:
+    async def _terminate(self, host: str, near: _Near) -> bool:
         """Be ``host``: TLS, then the HTTP server's connection."""
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await writer.drain()
+        near.transport.write(ESTABLISHED)
         context = await asyncio.to_thread(self.authority.context, host.lower().rstrip("."))
         held = _Held()
         loop = asyncio.get_running_loop()
         try:
             transport = await loop.start_tls(
-                writer.transport, held, context, server_side=True, ssl_handshake_timeout=HEAD_SECONDS
+                near.transport, held, context, server_side=True, ssl_handshake_timeout=HEAD_SECONDS
             )
         except (OSError, ssl.SSLError) as error:
             log.info("TLS with a client for %s failed: %s", host, error)
@@ -252,6 +254,57 @@ class _NotAdmitted(TunesmithError):
     status = 407
 
 
+class _Near(asyncio.Protocol):
+    """A client's connection to the proxy, until it is handed on.
+
+    asyncio's own stream writer is no use here: one closes its connection when it is collected as garbage, also where
+    TLS has taken that connection over by then.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, connected: Callable[[_Near], None]) -> None:
+        self.reader = asyncio.StreamReader(limit=HEAD_BYTES)
+        self._begin = connected
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.reader.set_transport(transport)
+        self._begin(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.reader.feed_data(data)
+
+    def eof_received(self) -> bool:
+        self.reader.feed_eof()
+        return True  # the other direction goes on
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.reader.feed_eof()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    async def write(self, data: bytes) -> None:
+        """Write, and wait while the client is slower than we are. Raises ``OSError`` when it is gone."""
+        if self.transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        self.transport.write(data)
+        await self._writable.wait()
+
+    def answer(self, status: int, body: Any) -> None:
+        """A whole answer of the proxy's own; the last one on this connection."""
+        if not self.transport.is_closing():
+            self.transport.write(_answer(status, body))
+
+
 class _Held(asyncio.Protocol):
     """Keeps what arrives between the end of the handshake and the HTTP server's start."""
 
@@ -266,16 +319,25 @@ class _Held(asyncio.Protocol):
         self.lost = True
 
 
-async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Everything from one side to the other, with its end."""
+async def _forth(near: _Near, far: asyncio.StreamWriter) -> None:
+    """Everything from the client to the host, with its end."""
     with suppress(OSError):
-        while data := await reader.read(PIPE_BYTES):
-            writer.write(data)
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
+        while data := await near.reader.read(PIPE_BYTES):
+            far.write(data)
+            await far.drain()
+        if far.can_write_eof():
+            far.write_eof()
         else:  # TLS has no half of a connection to close
-            writer.close()
+            far.close()
+
+
+async def _back(far: asyncio.StreamReader, near: _Near) -> None:
+    """Everything from the host to the client, with its end."""
+    with suppress(OSError):
+        while data := await far.read(PIPE_BYTES):
+            await near.write(data)
+        if not near.transport.is_closing():
+            near.transport.write_eof()
 
 
 def _authority(target: str) -> tuple[str, int]:
@@ -285,9 +347,7 @@ def _authority(target: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _answer(writer: asyncio.StreamWriter, status: int, body: Any) -> None:
-    if writer.is_closing():
-        return
+def _answer(status: int, body: Any) -> bytes:
     code = {400: "BadRequest", 401: "Unauthorized", 405: "NotAllowed", 407: "ProxyAuthenticationRequired"}
     content = {"error": {"code": code.get(status, "Unreachable"), "message": body}} if isinstance(body, str) else body
     text = json.dumps(content).encode()
@@ -295,7 +355,7 @@ def _answer(writer: asyncio.StreamWriter, status: int, body: Any) -> None:
     if status == 407:
         lines.append('Proxy-Authenticate: Basic realm="tunesmith"')
     lines += [f"Content-Length: {len(text)}", "Connection: close", "", ""]
-    writer.write("\r\n".join(lines).encode() + text)
+    return "\r\n".join(lines).encode() + text
 
 
 def _port(server: asyncio.Server) -> int:

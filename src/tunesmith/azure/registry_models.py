@@ -12,6 +12,7 @@ from starlette.requests import Request
 from tunesmith.azure import arm
 from tunesmith.azure.asset_routes import add_registry_routes
 from tunesmith.azure.context import AzureContext
+from tunesmith.azure.paths import PROVIDER
 from tunesmith.components import catalogue
 from tunesmith.records.assets import ModelVersion
 
@@ -31,7 +32,7 @@ def registry_model_body(request: Request, record: ModelVersion) -> dict[str, Any
     return {
         "id": arm.asset_id(request, "models", record),
         "name": record.version,
-        "type": f"{arm.PROVIDER}/registries/models/versions",
+        "type": f"{PROVIDER}/registries/models/versions",
         "properties": {
             "modelType": record.type,
             "modelUri": arm.asset_id(request, "models", record),

@@ -95,7 +95,7 @@ class Upstream:
                 if not self.serves(host):
                     return await asyncio.open_connection(host, port)
                 return await self._through(host, port)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        except (OSError, TimeoutError, UnicodeError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             where = f" through the proxy {urlsplit(self.url).hostname}" if self.serves(host) else ""
             cause = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
             raise Unreachable(f"{host}:{port} cannot be reached{where}: {cause}") from error

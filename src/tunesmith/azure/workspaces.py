@@ -12,6 +12,7 @@ from tunesmith.azure.blob_account import account_name
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.environment import CLOUD
 from tunesmith.azure.hosts import LOCATION, RESOURCE_GROUP
+from tunesmith.azure.paths import PROVIDER
 from tunesmith.errors import NotFound
 from tunesmith.records.assets import SYSTEM_REGISTRY
 
@@ -79,12 +80,12 @@ def create_workspaces_router(context: AzureContext) -> APIRouter:
 
     def _body(request: Request, group: str, name: str) -> dict[str, Any]:
         subscription = arm.target(request).subscription
-        identity = f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{arm.PROVIDER}/workspaces/{name}"
+        identity = f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{PROVIDER}/workspaces/{name}"
         api = arm.api_url(request).removeprefix("https://")
         return {
             "id": identity,
             "name": name,
-            "type": f"{arm.PROVIDER}/workspaces",
+            "type": f"{PROVIDER}/workspaces",
             "kind": "Default",
             "location": LOCATION,
             "tags": {},
