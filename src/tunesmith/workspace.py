@@ -230,6 +230,8 @@ def _services(
         database, store, system, paths=paths, sources=sources, hasher=hasher, check=check_spec
     )
 
+    environments = EnvironmentService(database, store, system, paths=paths)
+
     def step_environment(job: Job) -> dict[str, str]:
         address = _server(paths)
         if address is None:
@@ -271,13 +273,19 @@ def _services(
         models=models,
         data=data,
         components=components,
-        environments=EnvironmentService(database, store, system, paths=paths),
+        environments=environments,
         jobs=JobService(
             database,
             paths,
             store,
             AssetResolver(
-                components=components, models=models, data=data, sources=sources, computes=computes, checks=CHECKS
+                components=components,
+                models=models,
+                data=data,
+                sources=sources,
+                computes=computes,
+                environments=environments,
+                checks=CHECKS,
             ),
             environment=step_environment,
         ),

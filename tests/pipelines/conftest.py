@@ -28,6 +28,7 @@ class FixedResolver:
     components: dict[str, tuple[Mapping[str, Any], Path | None]] = field(default_factory=dict)
     paths: dict[str, ResolvedPath] = field(default_factory=dict)
     computes: dict[str, ResolvedCompute] = field(default_factory=dict)
+    environments: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
     checks: dict[str, Callable[[Mapping[str, str]], list[Fault]]] = field(default_factory=dict)
 
     def component(self, reference: str) -> ResolvedComponent:
@@ -45,6 +46,9 @@ class FixedResolver:
         if name not in self.computes:
             raise NotFound(f"there is no compute {name!r}", way_out="tunesmith compute list")
         return self.computes[name]
+
+    def environment(self, reference: str) -> Mapping[str, Any] | None:
+        return self.environments[reference]
 
     def check(self, rule: str, values: Mapping[str, str]) -> list[Fault]:
         return self.checks[rule](values)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -376,10 +378,33 @@ def test_fields_without_effect_are_said(resolver: FixedResolver) -> None:
     request = SubmitJob(
         settings=JobSettings(default_datastore="mine"), jobs={"a": {"component": spec, "limits": {"timeout": 60}}}
     )
-    assert [notice.message for notice in build_graph(request, resolver).notices] == [
+    resolver.environments["azureml:env:1"] = {"image": "ubuntu", "conda_file": {"dependencies": ["pyyaml=0.1"]}}
+    graph = build_graph(request, resolver)
+    assert [notice.message for notice in graph.notices] == [
         "settings.default_datastore mine has no effect: outputs lie in the workspace's artifact store",
         "a: distribution has no effect: a step is one process tree on this machine",
         "a: limits has no effect: a step runs as long as it needs",
         "a: instance_count 4 has no effect: a step is one process tree on this machine",
-        "a: its environment is recorded; it runs in the one that is installed here",
+        "a: the environment azureml:env:1 is recorded and not built",
+        "a: its image ubuntu is not used: steps are processes of this machine",
+        f"a: of its 1 packages 1 differ here: pyyaml==0.1.* ({metadata.version('pyyaml')} is installed)",
+    ]
+    assert graph.steps[0].told[0].startswith(f"python is {sys.executable}")
+    assert graph.steps[0].told[-1] == graph.notices[-1].message.removeprefix("a: ")
+
+
+def test_a_step_of_installed_code_says_nothing_of_its_environment_in_its_log(resolver: FixedResolver) -> None:
+    spec = command("own", "true", environment="azureml:env:1", properties={"code_modules": "json"})
+    graph = build_graph(SubmitJob(jobs={"a": {"component": spec}}), resolver)
+    assert [notice.message for notice in graph.notices] == [
+        "a: its environment is recorded; it runs in the one that is installed here"
+    ]
+    assert graph.steps[0].told == []
+
+
+def test_a_whole_command_says_what_has_no_effect(resolver: FixedResolver) -> None:
+    request = SubmitJob(type="command", command="true", limits={"timeout": "PT1M"}, resources={"instance_count": 2})
+    assert [notice.message for notice in build_graph(request, resolver).notices] == [
+        "command: limits has no effect: a step runs as long as it needs",
+        "command: instance_count 2 has no effect: a step is one process tree on this machine",
     ]

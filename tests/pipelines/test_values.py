@@ -11,7 +11,7 @@ from tunesmith.pipelines.values import canonical, did_you_mean
     [
         ("string", "hello", "hello"),
         ("string", True, "true"),
-        ("string", "True", "true"),
+        ("string", "True", "True"),
         ("string", 32, "32"),
         ("string", 0.5, "0.5"),
         ("integer", 3, "3"),
@@ -58,6 +58,7 @@ def test_wrong_types_are_said(type: str, value: object, message: str) -> None:
 def test_enum_names_what_is_allowed_and_the_closest() -> None:
     spec = InputSpec("scheduler", "string", enum=("linear", "cosine"))
     assert canonical(spec, "cosine") == "cosine"
+    assert canonical(InputSpec("lora", "string", enum=("true", "false")), "True") == "true"
     with pytest.raises(ValueError, match="must be one of linear, cosine, got 'cosin'; did you mean 'cosine'"):
         canonical(spec, "cosin")
 

@@ -112,6 +112,7 @@ class DataService(AssetService[DataVersion]):
             size_bytes=row.size_bytes or 0,
             rows=row.body.get("rows"),
             format=row.body.get("format"),
+            source=row.body.get("source"),
         )
 
 

@@ -20,6 +20,9 @@ from tunesmith.storage.names import safe_join
 from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.tables import JobRow
 
+UPLOADED = "LocalUpload/"
+"""Where Azure ML's clients upload to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -66,7 +69,9 @@ class Sources:
                         target=target,
                         way_out=f"the workspace has one, called {' or '.join(sorted(ALIASES))}",
                     )
-                return Source(self._store.local_path(str(reference)), text)
+                # Uploads lie under the hash of their content, and are replaced, never changed.
+                settled = reference.path.startswith(UPLOADED)
+                return Source(self._store.local_path(str(reference)), text, settled=settled)
             case PathReference(path=path):
                 return Source(self._local(path, target, base), text)
             case AssetReference():

@@ -191,6 +191,10 @@ class BlobFiles:
             most = conditions.get("x-ms-blob-condition-maxsize")
             if most is not None and before.size + block.stat().st_size > int(most):
                 raise BlobError(412, "MaxBlobSizeConditionNotMet", f"the blob would have more than {most} bytes")
+            if place.path.stat().st_nlink > 1:  # a registered asset shares the file, and must not change with it
+                aside = aside_path(place.path)
+                shutil.copy2(place.path, aside)
+                aside.replace(place.path)
             try:
                 with disk_full_named(place.path), place.path.open("ab") as target, block.open("rb") as source:
                     shutil.copyfileobj(source, target, 1 << 20)

@@ -32,12 +32,12 @@ class SasKey:
 
     Args:
         account: its name, which is a part of what is signed.
-        secret: the workspace's; the account's key is derived from it.
+        key: the account's.
     """
 
-    def __init__(self, account: str, secret: str) -> None:
+    def __init__(self, account: str, key: bytes) -> None:
         self.account = account
-        self._key = hmac.new(b"tunesmith blob storage", secret.encode(), hashlib.sha256).digest()
+        self._key = key
 
     @property
     def account_key(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.assets.components import ComponentService
 from tunesmith.assets.data import DataService
+from tunesmith.assets.environments import EnvironmentService
 from tunesmith.assets.models import ModelService
 from tunesmith.assets.references import AssetReference, parse_reference
 from tunesmith.assets.sources import Sources
@@ -61,6 +62,7 @@ class AssetResolver:
         data: DataService,
         sources: Sources,
         computes: ComputeService,
+        environments: EnvironmentService,
         checks: Mapping[str, Check] | None = None,
     ) -> None:
         self._components = components
@@ -68,6 +70,7 @@ class AssetResolver:
         self._data = data
         self._sources = sources
         self._computes = computes
+        self._environments = environments
         self._checks = checks or {}
 
     def component(self, reference: str) -> ResolvedComponent:
@@ -106,6 +109,10 @@ class AssetResolver:
         """See ``Resolver``."""
         target = self._computes.resolve(name)
         return ResolvedCompute(target.name, target.size.name, "; ".join(target.notices) or None)
+
+    def environment(self, reference: str) -> Mapping[str, Any] | None:
+        """See ``Resolver``."""
+        return self._environments.resolve(reference).spec
 
     def check(self, rule: str, values: Mapping[str, str]) -> list[Fault]:
         """See ``Resolver``. A rule that is not known here passes: components of others may name their own."""

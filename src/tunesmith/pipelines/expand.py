@@ -14,6 +14,8 @@ from typing import Any
 from tunesmith.errors import Fault, TunesmithError, ValidationFailed
 from tunesmith.pipelines import expressions
 from tunesmith.pipelines.binding import FAULTY, Binder, Faulty, Given, Value
+from tunesmith.pipelines.cache import MODULES
+from tunesmith.pipelines.environments import differences, python_line
 from tunesmith.pipelines.expressions import Expression, ExpressionError
 from tunesmith.pipelines.graph import Graph, GraphOutput, GraphStep, LiteralInput, OutputInput
 from tunesmith.pipelines.parsing import parse_component, parse_node
@@ -96,6 +98,10 @@ class _Builder(Binder):
             self.faults += faults
             if node is not None:
                 nodes[name] = node
+        for key in WAIVED:
+            if getattr(request, key):
+                message = f"{key} of the job has no effect: {WAIVED[key]}"
+                self.notices.append(Notice(code="FieldWaived", message=message, level="info"))
         self.nodes(nodes, scope, declared=request.outputs)
         for name in request.inputs:
             if name not in scope.used:
@@ -133,6 +139,9 @@ class _Builder(Binder):
             for key in ("code", "environment"):
                 if getattr(request, key) is not None:
                     body[key] = getattr(request, key)
+        for key in ("resources", *WAIVED):
+            if getattr(request, key):
+                body[key] = getattr(request, key)
         if request.environment_variables:
             body["environment_variables"] = dict(request.environment_variables)
         node, faults = parse_node("command", body, target="")
@@ -355,7 +364,7 @@ class _Builder(Binder):
         self.check_models(component, bound, place)
         given = {**component.resources, **node.resources}
         resources = {key: self.resource(value, scope, f"{place}resources.{key}") for key, value in given.items()}
-        self.say_waived(path, component, node, resources)
+        told = self.say_waived(path, component, node, resources)
         self.steps.append(
             GraphStep(
                 name=path,
@@ -374,6 +383,7 @@ class _Builder(Binder):
                 properties=dict(component.properties),
                 compute=compute,
                 resources=resources,
+                told=told,
             )
         )
         return {key: OutputInput(type=spec.type, step=path, output=key) for key, spec in component.outputs.items()}
@@ -407,16 +417,36 @@ class _Builder(Binder):
                 return None
         return ResolvedComponent(component, id or component.name, component_sha256(spec), code, base)
 
-    def say_waived(self, step: str, component: CommandComponent, node: NodeSpec, resources: Mapping[str, Any]) -> None:
-        """Say which fields of a component and its node have no effect here."""
+    def say_waived(
+        self, step: str, component: CommandComponent, node: NodeSpec, resources: Mapping[str, Any]
+    ) -> list[str]:
+        """Say which fields of a component and its node have no effect here; what the step's own log says of it.
+
+        The log of a step whose code is in installed packages says nothing: it runs where it was made for.
+        """
         given = sorted({*node.waived, *(key for key in WAIVED if component.spec.get(key))})
         said = [f"{key} has no effect: {WAIVED[key]}" for key in given]
         if str(resources.get("instance_count", 1)) != "1":
             said.append(f"instance_count {resources['instance_count']} has no effect: {WAIVED['distribution']}")
-        if component.environment is not None:
+        own = MODULES in component.properties
+        if component.environment is not None and own:
             said.append("its environment is recorded; it runs in the one that is installed here")
+        elif component.environment is not None:
+            said += self.environment(component.environment)
         for message in said:
             self.notices.append(Notice(code="FieldWaived", message=f"{step}: {message}", level="info", step=step))
+        if own:
+            return []
+        return [python_line(), *said] if component.environment is not None else said
+
+    def environment(self, environment: str | Mapping[str, Any]) -> list[str]:
+        """What of an environment the step does not get."""
+        if isinstance(environment, Mapping):
+            return differences(str(environment.get("name") or "of this step"), environment)
+        try:
+            return differences(environment, self.resolver.environment(environment))
+        except TunesmithError:  # Azure's own names are not here; a step needs none of them
+            return differences(environment, None)
 
     def compute(self, node: NodeSpec, scope: _Scope, target: str) -> str:
         """The compute's name, checked once a job."""

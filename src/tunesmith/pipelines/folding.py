@@ -14,6 +14,8 @@ from tunesmith.records.jobs import Job, JobSettings, JobStatus, Notice, Output, 
 from tunesmith.storage.tables import JobRow, JobStepRow
 
 NOTICES_KEPT = 500
+ARCHIVED = "tunesmith.archived"
+"""Property of a job that is archived; records show it as a field of its own."""
 
 
 def moment(seconds: float) -> datetime:
@@ -77,7 +79,8 @@ def to_record(job: JobRow, steps: list[JobStepRow]) -> Job:
         status=JobStatus(job.status),
         description=job.description,
         tags=job.tags,
-        properties=job.properties,
+        properties={key: value for key, value in job.properties.items() if key != ARCHIVED},
+        archived=ARCHIVED in job.properties,
         compute=job.compute,
         inputs=job.inputs,
         outputs={name: Output.model_validate(body) for name, body in job.outputs.items()},

@@ -86,6 +86,8 @@ class GraphStep(Record):
     properties: dict[str, str] = Field(default_factory=dict)
     compute: str = "local"
     resources: dict[str, Any] = Field(default_factory=dict)
+    told: list[str] = Field(default_factory=list)
+    """What the step's log says at its head."""
 
     @property
     def folder(self) -> str:

@@ -17,6 +17,7 @@ steps/<step>/
     events.jsonl    the step's own events
     checkpoints/    survive a restart of the step
     outputs/        appears when the step ended well
+    loose/          what a command of the user left in ./outputs and ./logs
     result.json     how it ended; written last
 """
 
@@ -122,6 +123,11 @@ class StepFolder:
     def work(self) -> Path:
         """The working directory: a copy of the code."""
         return self.root / "work"
+
+    @property
+    def loose(self) -> Path:
+        """``loose/``: what a command left in ``outputs`` and ``logs`` of its working directory."""
+        return self.root / "loose"
 
     @property
     def result(self) -> Path:

@@ -65,6 +65,9 @@ class Resolver(Protocol):
     def compute(self, name: str) -> ResolvedCompute:
         """The compute of that name."""
 
+    def environment(self, reference: str) -> Mapping[str, Any] | None:
+        """What the environment of that name asks for (``image``, ``conda_file``); ``None`` when it is not known."""
+
     def check(self, rule: str, values: Mapping[str, str]) -> list[Fault]:
         """Apply the rule that a component names in its property ``check`` to the values of its literal inputs.
 

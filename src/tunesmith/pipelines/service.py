@@ -38,6 +38,7 @@ from tunesmith.records.jobs import (
     Output,
     StepExplanation,
     SubmitJob,
+    UpdateJob,
 )
 from tunesmith.records.workspace import JobEvent
 from tunesmith.storage import atomic, names
@@ -299,6 +300,30 @@ class JobService:
         self.get(name)
         body = read_json(self._files.folder(name).lineage)
         return body if isinstance(body, dict) else None
+
+    # ── describing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def update(self, name: str, request: UpdateJob) -> Job:
+        """Describe a job anew, or archive it; nothing that it does changes.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        with self._follower.lock, self._database.session() as session:
+            row = job_row(session, name)
+            if request.display_name is not None:
+                row.display_name = request.display_name or name
+            if request.description is not None:
+                row.description = request.description
+            if request.tags is not None:
+                row.tags = {**row.tags, **request.tags}
+            properties = {**row.properties, **(request.properties or {})}
+            if request.archived is not None:
+                properties.pop(folding.ARCHIVED, None)
+                if request.archived:
+                    properties[folding.ARCHIVED] = "true"
+            row.properties = properties
+        return self.get(name)
 
     # ── ending ──────────────────────────────────────────────────────────────────────────────────────────────────
 

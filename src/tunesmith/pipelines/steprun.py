@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tunesmith.errors import Fault, StepFailed
 from tunesmith.pipelines import expressions, processes
-from tunesmith.pipelines.cache import CachedOutput, Place, StepCache, key_of
+from tunesmith.pipelines.cache import MODULES, CachedOutput, Place, StepCache, key_of
 from tunesmith.pipelines.fingerprints import code_files
 from tunesmith.pipelines.graph import GraphStep, LiteralInput, OutputInput, PathInput
 from tunesmith.pipelines.layout import JobFile, JobFolder, StepFolder, StepResult, read_json
@@ -29,6 +29,7 @@ CRASH_LOOP = 3
 """A step whose runner died this often in a row within ``CRASH_LOOP_S`` of the start is given up."""
 CRASH_LOOP_S = 60.0
 MODEL_OUTPUTS = ("mlflow_model", "custom_model", "triton_model", "mltable")
+LOOSE = ("outputs", "logs")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -130,6 +131,8 @@ class StepRun:
             ):
                 if old.exists() and not new.exists():
                     shutil.copyfile(old, new)
+            if source.loose.is_dir() and not target.loose.exists():
+                _link_tree(source.loose, target.loose)
         aside.rename(self.folder.outputs)
         outputs = {
             name: CachedOutput(output.type, self.folder.outputs / name, output.sha256, output.files)
@@ -195,6 +198,8 @@ class StepRun:
         with self.folder.log.open("ab") as log:
             if attempt > 1:
                 log.write(f"\n── attempt {attempt} ──\n".encode())
+            else:
+                log.write("".join(f"{line}\n" for line in self.step.told).encode("utf-8", "replace"))
             log_start = log.tell()
         events_start = self.folder.events.stat().st_size if self.folder.events.exists() else 0
         lives = (read_json(self.folder.process) or {}).get("lives", [])
@@ -259,6 +264,7 @@ class StepRun:
         with disk_full_named(aside):
             sync_tree(aside)
         aside.rename(self.folder.outputs)
+        self._keep_loose()
         remove(self.folder.work)
         outputs = {
             name: self.host.cache.output(self.folder.outputs / name, kind) for name, kind in self.step.outputs.items()
@@ -270,6 +276,21 @@ class StepRun:
             ended_at=time.time(),
             outputs={name: output.to_dict() for name, output in outputs.items()},
         )
+
+    def _keep_loose(self) -> None:
+        """Keep what a command of the user left where Azure ML keeps files too: ``./outputs`` and ``./logs``.
+
+        A folder of that name that came with the code is not one.
+        """
+        if MODULES in self.step.properties:
+            return
+        remove(self.folder.loose)
+        code = Path(self.step.code) if self.step.code else None
+        for name in LOOSE:
+            written = self.folder.work / name
+            if written.is_dir() and not (code is not None and (code / name).exists()):
+                self.folder.loose.mkdir(exist_ok=True)
+                written.rename(self.folder.loose / name)
 
     def _failed(self, attempt: int, code: int, log_start: int, events_start: int) -> StepResult:
         cause = _last_error(self.folder.events, events_start)

@@ -39,6 +39,8 @@ def canonical(spec: InputSpec, value: Any) -> str:
     text = _CANONICAL[spec.type](value)
     if spec.enum:
         allowed = [_CANONICAL[spec.type](option) for option in spec.enum]
+        if text in ("True", "False") and text.lower() in allowed:
+            text = text.lower()  # Azure ML's clients send Python's str(True)
         if text not in allowed:
             hint = did_you_mean(text, allowed)
             raise ValueError(f"must be one of {', '.join(allowed)}, got {show(value)}" + (f"; {hint}" if hint else ""))
@@ -61,8 +63,7 @@ def _string(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # Azure ML's clients send Python's str(True) for inputs whose enum is "true" and "false".
-        return value.lower() if value in ("True", "False") else value
+        return value
     if isinstance(value, int | float):
         return _number(value) if isinstance(value, float) else str(value)
     raise ValueError(f"must be text, got {show(value)}")

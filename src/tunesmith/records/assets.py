@@ -96,6 +96,8 @@ class DataVersion(AssetVersion):
     rows: int | None = None
     format: str | None = None
     """openai, sharegpt, alpaca, prompt_completion, once checked."""
+    source: str | None = None
+    """What it was registered from."""
 
 
 class ComponentVersion(AssetVersion):

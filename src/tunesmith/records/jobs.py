@@ -69,8 +69,25 @@ class SubmitJob(Request):
     code: str | None = None
     environment: str | dict[str, Any] | None = None
     environment_variables: dict[str, str] = Field(default_factory=dict)
+    resources: dict[str, Any] = Field(default_factory=dict)
+    """Of a command: ``instance_type``, ``instance_count``, …"""
+    distribution: dict[str, Any] = Field(default_factory=dict)
+    """Without effect here, as the three after it; the job says why."""
+    limits: dict[str, Any] = Field(default_factory=dict)
+    identity: dict[str, Any] = Field(default_factory=dict)
+    services: dict[str, Any] = Field(default_factory=dict)
     base_path: str | None = None
     """The folder that relative paths start from; the caller's working directory."""
+
+
+class UpdateJob(Request):
+    """The parts of a job that may change. Tags and properties are added to those that are there."""
+
+    display_name: str | None = None
+    description: str | None = None
+    tags: dict[str, str] | None = None
+    properties: dict[str, str] | None = None
+    archived: bool | None = None
 
 
 class Output(Record):
@@ -133,6 +150,8 @@ class Job(Record):
     description: str = ""
     tags: dict[str, str] = Field(default_factory=dict)
     properties: dict[str, str] = Field(default_factory=dict)
+    archived: bool = False
+    """Whether Azure ML's lists of active jobs leave it out."""
     compute: str = "local"
     inputs: dict[str, Any] = Field(default_factory=dict)
     outputs: dict[str, Output] = Field(default_factory=dict)

@@ -1,0 +1,240 @@
+"""Data assets of the workspace: registered from an upload, a path in a datastore or a job's output."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field
+from starlette.requests import Request
+
+from tunesmith.assets.references import DatastoreReference, JobOutputReference, parse_reference
+from tunesmith.azure import arm
+from tunesmith.azure.context import AzureContext
+from tunesmith.azure.datastores import DEFAULT
+from tunesmith.errors import NotFound, UserError, ValidationFailed
+from tunesmith.records.assets import WORKSPACE, DataVersion, RegisterData, UpdateAsset
+from tunesmith.storage.artifacts import ALIASES
+
+DataType = Literal["uri_file", "uri_folder", "mltable"]
+
+
+class PathFixed(UserError):
+    """A version that is there was sent with other data. Code and message are those that the SDK looks for."""
+
+    code = "UserError"
+
+
+class DataProperties(arm.ArmBody):
+    """``properties`` of a data version."""
+
+    data_uri: str
+    data_type: DataType = "uri_folder"
+    description: str = ""
+    tags: dict[str, str] = Field(default_factory=dict)
+    properties: dict[str, str] = Field(default_factory=dict)
+    referenced_uris: list[str] = Field(default_factory=list)
+    """Not kept: an MLTable's own file names them."""
+    is_anonymous: bool = False
+    is_archived: bool = False
+    provisioning_state: str | None = None
+
+
+class DataBody(arm.ArmBody):
+    """A data version as it is sent."""
+
+    properties: DataProperties
+    id: str | None = None
+    name: str | None = None
+    type: str | None = None
+    system_data: Any = None
+
+
+class ContainerProperties(arm.ArmBody):
+    """``properties`` of a data asset's name."""
+
+    data_type: DataType | None = None
+    is_archived: bool = False
+    description: str | None = None
+    tags: dict[str, str] | None = None
+    properties: dict[str, str] | None = None
+    latest_version: str | None = None
+    next_version: str | None = None
+    provisioning_state: str | None = None
+
+
+class ContainerBody(arm.ArmBody):
+    """A data asset's name as it is sent."""
+
+    properties: ContainerProperties
+    id: str | None = None
+    name: str | None = None
+    type: str | None = None
+    system_data: Any = None
+
+
+def create_data_router(context: AzureContext) -> APIRouter:
+    """The routes below ``/workspace/data``."""
+    router = APIRouter()
+    data = context.services.data
+
+    def versions(name: str) -> list[DataVersion]:
+        found = data.versions(name)
+        if not found:
+            raise NotFound(f"there is no data asset {name[:80]!r} in this workspace", target="name")
+        return found
+
+    def container(request: Request, name: str) -> dict[str, Any]:
+        found = versions(name)
+        newest = next((version for version in found if not version.archived), found[0])
+        return {
+            "id": arm.resource_id(request, "data", name),
+            "name": name,
+            "type": "Microsoft.MachineLearningServices/workspaces/data",
+            "properties": {
+                "dataType": newest.type,
+                "description": newest.description,
+                "tags": newest.tags,
+                "properties": {},
+                "isArchived": all(version.archived for version in found),
+                "latestVersion": newest.version,
+                "nextVersion": data.next_version(name),
+            },
+            "systemData": arm.system_data(found[-1].created_at, found[0].created_at),
+        }
+
+    @router.get("/workspace/data")
+    def list_names(request: Request) -> dict[str, Any]:
+        options = arm.list_options(request)
+        archived: dict[str, bool] = {}
+        for record in sorted(data.list(WORKSPACE, archived=True), key=lambda item: item.created_at, reverse=True):
+            archived[record.name] = archived.get(record.name, True) and record.archived
+        found = [name for name, gone in archived.items() if arm.in_view(gone, options.view)]
+        return arm.page(request, found, lambda name: container(request, name), options)
+
+    @router.get("/workspace/data/{name}")
+    def get_name(request: Request, name: str) -> dict[str, Any]:
+        return container(request, name)
+
+    @router.put("/workspace/data/{name}")
+    def put_name(request: Request, name: str, body: arm.Json) -> dict[str, Any]:
+        asked = arm.read_body(ContainerBody, body, what="data asset").properties
+        for version in versions(name):
+            if version.archived != asked.is_archived:
+                data.update(name, version.version, UpdateAsset(archived=asked.is_archived), registry=WORKSPACE)
+        return container(request, name)
+
+    @router.get("/workspace/data/{name}/versions")
+    def list_versions(request: Request, name: str) -> dict[str, Any]:
+        options = arm.list_options(request, "tags", "$tags")
+        wanted = options.extra.get("$tags", options.extra.get("tags", ""))
+        found = [
+            record
+            for record in data.versions(name)
+            if arm.in_view(record.archived, options.view) and _tagged(record, wanted)
+        ]
+        return arm.page(request, found, lambda record: _answer(request, record), options)
+
+    @router.get("/workspace/data/{name}/versions/{version}")
+    def get_version(request: Request, name: str, version: str) -> dict[str, Any]:
+        return _answer(request, data.get(name, version, registry=WORKSPACE))
+
+    @router.put("/workspace/data/{name}/versions/{version}")
+    def put_version(request: Request, name: str, version: str, body: arm.Json) -> Response:
+        asked = arm.read_body(DataBody, body, what="data asset").properties
+        known = next((record for record in data.versions(name) if record.version == version), None)
+        if known is not None:
+            return JSONResponse(_answer(request, _change(context, known, asked)))
+        if asked.properties:
+            raise arm.refuse("data assets here have tags and no properties", target="properties.properties")
+        record = data.register(
+            RegisterData(
+                name=name,
+                version=version,
+                path=_path(asked.data_uri),
+                type=asked.data_type,
+                description=asked.description,
+                tags=asked.tags,
+            )
+        )
+        if asked.is_archived:
+            record = data.update(name, version, UpdateAsset(archived=True), registry=WORKSPACE)
+        return JSONResponse(_answer(request, record), 201)
+
+    @router.delete("/workspace/data/{name}/versions/{version}")
+    def delete_version(name: str, version: str) -> Response:
+        data.delete(name, version, registry=WORKSPACE)
+        return Response()
+
+    return router
+
+
+def data_path(record: DataVersion) -> str:
+    """Where a registered data asset lies in the datastore."""
+    path = f"data/{record.name}/{record.version}"
+    return f"{path}/{record.path.rsplit('/', 1)[-1]}" if record.type == "uri_file" else f"{path}/"
+
+
+def _answer(request: Request, record: DataVersion) -> dict[str, Any]:
+    named = arm.target(request)
+    return {
+        "id": arm.asset_id(request, "data", record),
+        "name": record.version,
+        "type": "Microsoft.MachineLearningServices/workspaces/data/versions",
+        "properties": {
+            "dataType": record.type,
+            "dataUri": f"azureml://subscriptions/{named.subscription}/resourcegroups/{named.resource_group}"
+            f"/workspaces/{named.workspace}/datastores/{DEFAULT}/paths/{data_path(record)}",
+            "description": record.description,
+            "tags": record.tags,
+            "properties": record.properties,
+            "isAnonymous": False,
+            "isArchived": record.archived,
+        },
+        "systemData": arm.system_data(record.created_at),
+    }
+
+
+def _change(context: AzureContext, known: DataVersion, asked: DataProperties) -> DataVersion:
+    """What may change of a version that is there: description, tags, archived."""
+    if _place(asked.data_uri) not in {data_path(known).rstrip("/"), _place(known.source or "")}:
+        raise PathFixed("Asset paths cannot be updated.")
+    if asked.data_type != known.type:
+        raise ValidationFailed(
+            f"{known.name}:{known.version} is a {known.type}, and a version never changes",
+            target="properties.dataType",
+            way_out="register a new version",
+        )
+    change = UpdateAsset(description=asked.description, tags=asked.tags, archived=asked.is_archived)
+    return context.services.data.update(known.name, known.version, change, registry=WORKSPACE)
+
+
+def _path(uri: str) -> str:
+    """What a registration takes: a path in the datastore or a job's output, never a path of the server's machine."""
+    reference = parse_reference(uri, bare="path", target="properties.dataUri")
+    if not isinstance(reference, JobOutputReference | DatastoreReference):
+        raise ValidationFailed(
+            f"{uri[:200]!r} is neither a path in a datastore nor a job's output",
+            target="properties.dataUri",
+            way_out="give a local path, which the SDK uploads, or azureml://datastores/workspaceblobstore/paths/PATH",
+        )
+    return str(reference)
+
+
+def _place(uri: str) -> str:
+    """``uri`` so that two spellings of one place are equal."""
+    if not uri:
+        return ""
+    reference = parse_reference(uri, bare="path")
+    if isinstance(reference, DatastoreReference) and reference.datastore in ALIASES:
+        return reference.path.rstrip("/")
+    return str(reference)
+
+
+def _tagged(record: DataVersion, wanted: str) -> bool:
+    for part in filter(None, wanted.split(",")):
+        key, equals, value = part.partition("=")
+        if key not in record.tags or (equals and record.tags[key] != value):
+            return False
+    return True

@@ -1,0 +1,332 @@
+"""Jobs as the SDK sends them: over command components of the user, and as commands; run for real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.azure.wire import W, Wire, azure_wire
+from tunesmith.records.assets import RegisterComponent
+
+ADD = """
+import argparse, os, pathlib
+p = argparse.ArgumentParser()
+p.add_argument("--data"); p.add_argument("--by", type=float); p.add_argument("--word"); p.add_argument("--out")
+a = p.parse_args()
+print("adding", a.by, a.word, os.environ.get("EXTRA"), flush=True)
+total = float(pathlib.Path(a.data, "n.txt").read_text()) + a.by
+pathlib.Path(a.out, "n.txt").write_text(str(total))
+pathlib.Path("outputs").mkdir(exist_ok=True)
+pathlib.Path("outputs/note.txt").write_text(f"{total}")
+"""
+COMMAND = (
+    "python add.py --data ${{inputs.data}} --by ${{inputs.by}} $[[--word ${{inputs.word}}]] --out ${{outputs.out}}"
+)
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    with azure_wire(tmp_path_factory.mktemp("jobs") / "home") as wire:
+        number = wire.upload("n.txt", b"1")
+        folder = number.rsplit("/", 1)[0]
+        code = wire.code({"add.py": ADD})
+        wire.services.components.register(
+            RegisterComponent(
+                spec={
+                    "type": "command",
+                    "name": "adder",
+                    "version": "1",
+                    "inputs": {
+                        "data": {"type": "uri_folder"},
+                        "by": {"type": "number", "default": "1.0", "min": "0.0", "max": "10.0"},
+                        "word": {"type": "string", "optional": True, "enum": ["yes", "no"]},
+                    },
+                    "outputs": {"out": {"type": "uri_folder"}},
+                    "code": str(folder_of(wire, code)),
+                    "environment": "azureml://registries/azureml/environments/sklearn-1.5/labels/latest",
+                    "command": COMMAND,
+                }
+            )
+        )
+        wire.folder = folder  # type: ignore[attr-defined]
+        wire.snapshot = code  # type: ignore[attr-defined]
+        yield wire
+
+
+def folder_of(wire: Wire, code: str) -> Any:
+    from functools import partial
+
+    from tunesmith.azure.code_assets import code_folder
+    from tunesmith.azure.context import AzureContext
+    from tunesmith.azure.identity import AzureKeys
+
+    context = AzureContext(wire.services, None, AzureKeys("x", wire.services.id))  # type: ignore[arg-type]
+    return partial(code_folder, context)(code, target="code")
+
+
+def literal(value: object) -> dict[str, Any]:
+    return {"job_input_type": "literal", "value": str(value)}
+
+
+def pipeline(wire: Wire, **changes: Any) -> dict[str, Any]:
+    """Two nodes, the second on what the first made."""
+    component = f"{W}/components/adder/versions/1"
+    properties: dict[str, Any] = {
+        "jobType": "Pipeline",
+        "displayName": "two adders",
+        "experimentName": "adding",
+        "tags": {"a": "b"},
+        "properties": {},
+        "isArchived": False,
+        "settings": {"force_rerun": True, "continue_on_step_failure": False, "_source": "DSL"},
+        "inputs": {
+            "data": {"jobInputType": "uri_folder", "uri": f"{wire.folder}/", "mode": "ReadOnlyMount"},  # type: ignore[attr-defined]
+            "by": {"jobInputType": "literal", "value": "2.5"},
+        },
+        "outputs": {"total": {"jobOutputType": "uri_folder", "mode": "ReadWriteMount"}},
+        "jobs": {
+            "first": {
+                "name": "first",
+                "type": "command",
+                "_source": "YAML.COMPONENT",
+                "componentId": component,
+                "environment_variables": {"EXTRA": "more"},
+                "inputs": {"data": literal("${{parent.inputs.data}}"), "by": literal("${{parent.inputs.by}}")},
+            },
+            "second": {
+                "name": "second",
+                "type": "command",
+                "componentId": component,
+                "resources": {"instance_count": 2, "instance_type": "Standard_NC6s_v3"},
+                "inputs": {
+                    "data": literal("${{parent.jobs.first.outputs.out}}"),
+                    "by": literal("5"),
+                    "word": literal("yes"),
+                },
+                "outputs": {"out": {"type": "literal", "value": "${{parent.outputs.total}}"}},
+            },
+        },
+        **changes,
+    }
+    return {"properties": properties}
+
+
+def test_a_pipeline_of_the_users_components_runs(wire: Wire) -> None:
+    body = wire.arm("PUT", "jobs/sum_1", pipeline(wire), status=201)
+    assert body["id"] == f"{W}/jobs/sum_1"
+    asked = body["properties"]
+    assert (asked["jobType"], asked["displayName"], asked["experimentName"]) == ("Pipeline", "two adders", "adding")
+    assert asked["jobs"]["second"]["componentId"] == f"{W}/components/adder/versions/1"
+    assert asked["jobs"]["second"]["inputs"]["data"] == literal("${{parent.jobs.first.outputs.out}}")
+    details = wire.finish("sum_1")
+    assert (details["status"], details["error"]) == ("Completed", None)
+    log = wire.log(details["logFiles"]["logs/azureml/executionlogs.txt"])
+    assert "the job is Completed" in log
+    assert "second: instance_count 2 has no effect" in log
+    first = wire.log(details["logFiles"]["user_logs/first/std_log.txt"]).splitlines()
+    assert first[0].startswith("python is ")
+    assert "sklearn-1.5" in first[1]
+    assert first[-1] == "adding 2.5 None more"
+    done = wire.arm("GET", "jobs/sum_1")["properties"]
+    assert done["status"] == "Completed"
+    assert done["outputs"]["total"]["uri"].endswith("/datastores/workspaceblobstore/paths/jobs/sum_1/total/")
+    assert wire.blob("GET", "jobs/sum_1/total/n.txt").content == b"8.5"
+
+
+def test_its_log_grows_only_at_its_end(wire: Wire) -> None:
+    wire.arm("PUT", "jobs/sum_2", pipeline(wire), status=201)
+    texts: list[str] = []
+    while True:
+        details = wire.api("GET", "history/v1.0", "runs/sum_2/details")
+        texts.append(wire.log(details["logFiles"]["logs/azureml/executionlogs.txt"]))
+        if details["status"] == "Completed":
+            break
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
+
+
+def test_children_are_runs_of_their_own(wire: Wire) -> None:
+    wire.arm("PUT", "jobs/sum_3", pipeline(wire), status=201)
+    wire.finish("sum_3")
+    found = wire.api("GET", "history/v1.0", "runs/sum_3/children")["value"]
+    assert [(run["runId"], run["status"], run["parentRunId"]) for run in found] == [
+        ("sum_3--first", "Completed", "sum_3"),
+        ("sum_3--second", "Completed", "sum_3"),
+    ]
+    child = wire.arm("GET", "jobs/sum_3--second")
+    assert (child["name"], child["properties"]) == ("sum_3--second", None)
+    run = wire.api("GET", "history/v1.0", "runs/sum_3--second")
+    assert (run["displayName"], run["status"]) == ("second", "Completed")
+    details = wire.api("GET", "history/v1.0", "runs/sum_3--second/details")
+    assert wire.log(details["logFiles"]["user_logs/std_log.txt"]).endswith("adding 5.0 yes None\n")
+
+
+def test_outputs_and_logs_are_found_for_a_download(wire: Wire) -> None:
+    wire.arm("PUT", "jobs/sum_4", pipeline(wire), status=201)
+    wire.finish("sum_4")
+    metadata = wire.api("POST", "history/v1.0", "rundata", {"runId": "sum_4", "selectRunMetadata": True})["runMetadata"]
+    assert metadata["outputs"] == {"total": {"assetId": "azureml://jobs/sum_4/outputs/total", "type": "uri_folder"}}
+    ids = [metadata["outputs"]["total"]["assetId"]]
+    found = wire.api("POST", "data/v1.0", "dataversion/batchGetResolvedUris", {"values": ids})["values"]
+    assert found[ids[0]]["uri"].endswith("/datastores/workspaceblobstore/paths/jobs/sum_4/total/")
+    sas = wire.account.sas.container_token("azureml")
+    listed = wire.client.get(
+        f"{wire.blobs}/azureml?restype=container&comp=list&prefix=ExperimentRun/dcid.sum_4/&{sas}"
+    ).text
+    for name in ("logs/azureml/executionlogs.txt", "user_logs/first/std_log.txt", "first/outputs/note.txt"):
+        assert f"<Name>ExperimentRun/dcid.sum_4/{name}</Name>" in listed
+    note = wire.client.get(f"{wire.blobs}/azureml/ExperimentRun/dcid.sum_4/second/outputs/note.txt?{sas}")
+    assert note.text == "8.5"
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "target", "words"),
+    [
+        ("by", "x", "jobs.second.inputs.by", "must be a number"),
+        ("by", "11", "jobs.second.inputs.by", "must be at most 10"),
+        ("word", "maybe", "jobs.second.inputs.word", "must be one of yes, no"),
+        ("other", "1", "jobs.second.inputs.other", "has no input 'other'"),
+        ("data", None, "jobs.second.inputs.data", "is required"),
+    ],
+)
+def test_faults_are_told_by_their_field(wire: Wire, where: str, value: str | None, target: str, words: str) -> None:
+    body = pipeline(wire)
+    inputs = body["properties"]["jobs"]["second"]["inputs"]
+    if value is None:
+        del inputs[where]
+    else:
+        inputs[where] = literal(value)
+    error = wire.arm("PUT", "jobs/faulty", body, status=400)["error"]
+    assert error["code"] == "ValidationFailed"
+    assert [detail["target"] for detail in error["details"]] == [target]
+    assert words in error["message"]
+    wire.arm("GET", "jobs/faulty", status=404)
+
+
+def test_every_fault_of_the_shape_is_told_at_once(wire: Wire) -> None:
+    body = pipeline(wire, settings={"force_rerun": "yes", "odd": 1}, notificationSetting={"emails": ["a@b"]})
+    body["properties"]["jobs"]["first"]["type"] = "sweep"
+    body["properties"]["jobs"]["second"]["strange"] = 1
+    error = wire.arm("PUT", "jobs/faulty", body, status=400)["error"]
+    assert sorted(detail["target"] for detail in error["details"]) == [
+        "jobs.first.type",
+        "jobs.second.strange",
+        "notificationSetting",
+        "settings.force_rerun",
+        "settings.odd",
+    ]
+    error = wire.arm("PUT", "jobs/faulty", {"properties": {"jobType": "AutoML"}}, status=400)["error"]
+    assert (error["code"], error["target"]) == ("NotImplementedByTunesmith", "jobType")
+
+
+def command(wire: Wire, line: str, **changes: Any) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "jobType": "Command",
+        "displayName": "one command",
+        "experimentName": "commands",
+        "command": line,
+        "codeId": wire.snapshot,  # type: ignore[attr-defined]
+        "environmentId": f"{W}/environments/mine/versions/1",
+        "environmentVariables": {"EXTRA": "set"},
+        "computeId": "",
+        "isArchived": False,
+        "tags": {},
+        "properties": {},
+        "inputs": {
+            "data": {"jobInputType": "uri_folder", "uri": f"{wire.folder}/"},  # type: ignore[attr-defined]
+            "by": {"jobInputType": "literal", "value": "3"},
+            "word": {"jobInputType": "literal", "value": "True"},
+        },
+        "outputs": {"out": {"jobOutputType": "uri_folder"}},
+        "distribution": {"distributionType": "PyTorch", "processCountPerInstance": 2},
+        "limits": {"jobLimitsType": "Command", "timeout": "PT1M40S"},
+        "resources": {"instanceCount": 2, "properties": {}, "shmSize": "2g"},
+        **changes,
+    }
+    return {"properties": properties}
+
+
+def test_a_command_runs_in_its_code_and_says_what_it_does_not_get(wire: Wire) -> None:
+    spec = {
+        "image": "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04",
+        "condaFile": "dependencies:\n  - python=2.7\n  - pip:\n    - pyyaml>=1\n    - surely-not-here==1.0\n",
+    }
+    wire.services.environments.register("mine", spec, version="1")
+    wire.arm("PUT", "jobs/cmd_1", command(wire, COMMAND), status=201)
+    details = wire.finish("cmd_1")
+    assert (details["status"], details["error"]) == ("Completed", None)
+    assert list(details["logFiles"]) == ["user_logs/std_log.txt"]
+    log = wire.log(details["logFiles"]["user_logs/std_log.txt"])
+    assert log.splitlines()[-1] == "adding 3.0 True set"
+    for said in (
+        "python is ",
+        "distribution has no effect",
+        "limits has no effect",
+        "instance_count 2 has no effect",
+        "image mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04 is not used",
+        "of its 3 packages 2 differ here: python==2.7.*",
+        "surely-not-here==1.0 (not installed)",
+    ):
+        assert said in log
+    job = wire.arm("GET", "jobs/cmd_1")["properties"]
+    assert job["jobType"] == "Command"
+    assert job["inputs"]["by"] == {"jobInputType": "literal", "value": "3"}
+    assert job["environmentId"] == f"{W}/environments/mine/versions/1"
+    assert wire.blob("GET", "jobs/cmd_1/out/n.txt").content == b"4.0"
+    files = wire.services.paths.job("cmd_1") / "steps"
+    assert [path.read_text() for path in files.rglob("note.txt")] == ["4.0"]
+
+
+def test_a_failure_is_told_with_its_cause(wire: Wire) -> None:
+    line = "python -c 'import sys; print(1); sys.exit(\"the data is wrong\")'"
+    wire.arm("PUT", "jobs/cmd_2", command(wire, line, outputs={}), status=201)
+    details = wire.finish("cmd_2")
+    assert details["status"] == "Failed"
+    error = details["error"]["error"]
+    assert error["code"] == "StepFailed"
+    assert "the data is wrong" in error["message"]
+
+
+def test_a_job_is_canceled(wire: Wire) -> None:
+    wire.arm("PUT", "jobs/cmd_3", command(wire, "sleep 60", outputs={}), status=201)
+    wire.arm("POST", "jobs/cmd_3/cancel")
+    assert wire.finish("cmd_3")["status"] == "Canceled"
+
+
+def test_jobs_are_listed_described_archived_and_deleted(wire: Wire) -> None:
+    def listed(query: str = "") -> list[str]:
+        return [job["name"] for job in wire.arm("GET", f"jobs?{query}")["value"]]
+
+    wire.arm("PUT", "jobs/list_1", command(wire, "echo 1", outputs={}, tags={"k": "v"}), status=201)
+    wire.arm("PUT", "jobs/list_2", command(wire, "echo 2", outputs={}), status=201)
+    wire.finish("list_1")
+    wire.finish("list_2")
+    assert listed("jobType=Command&tag=k=v") == ["list_1"]
+    assert listed()[0] == "list_2"
+    body = wire.arm("GET", "jobs?$top=1")
+    assert [job["name"] for job in body["value"]] == ["list_2"]
+    assert [job["name"] for job in wire.call("GET", body["nextLink"])["value"]] == ["list_1"]
+    run = "experiments/commands/runs/list_1"
+    wire.api("PATCH", "history/v1.0", run, {"hidden": True})
+    wire.api("PATCH", "history/v1.0", run, {"displayName": "renamed", "tags": {"more": "1"}, "description": "why"})
+    assert "list_1" not in listed()
+    assert listed("listViewType=ArchivedOnly") == ["list_1"]
+    found = wire.arm("GET", "jobs/list_1")["properties"]
+    assert (found["displayName"], found["description"], found["tags"]) == ("renamed", "why", {"k": "v", "more": "1"})
+    assert (found["isArchived"], found["properties"]) == (True, {})
+    wire.api("PATCH", "history/v1.0", run, {"hidden": False})
+    assert "list_1" in listed()
+    again = wire.arm("PUT", "jobs/list_1", command(wire, "echo 1", outputs={}, displayName="twice"))
+    assert again["properties"]["displayName"] == "twice"
+    wire.arm("DELETE", "jobs/list_1")
+    error = wire.arm("GET", "jobs/list_1", status=404)["error"]
+    assert error["code"] == "ResourceNotFound"
+
+
+def test_show_services_names_the_pages(wire: Wire) -> None:
+    wire.arm("PUT", "jobs/shown", command(wire, "echo 1", outputs={}), status=201)
+    found = wire.api("GET", "history/v1.0", "runs/shown/serviceinstances/0")["instances"]
+    assert found["Tracking"]["endpoint"] == f"azureml://eastus.api.azureml.ms/mlflow/v1.0{W}"
+    wire.finish("shown")
