@@ -31,6 +31,7 @@ from tunesmith.azure.models import create_models_router
 from tunesmith.azure.paths import ShortPaths
 from tunesmith.azure.registry_models import create_registry_models_router
 from tunesmith.azure.score import create_score_router
+from tunesmith.azure.tracking import create_tracking_router
 from tunesmith.azure.waiting import create_waiting_router
 from tunesmith.azure.workspaces import create_workspaces_router
 from tunesmith.openai.router import create_openai_router
@@ -53,6 +54,7 @@ AREAS: tuple[Callable[[AzureContext], APIRouter], ...] = (
     create_datastores_router,
     create_history_router,
     create_jobs_router,
+    create_tracking_router,
 )
 """What makes the routes, one for each area."""
 

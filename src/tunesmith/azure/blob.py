@@ -67,6 +67,7 @@ class _BlobFace:
         self._places = (
             Places(
                 root,
+                services.paths.mlflow_artifacts,
                 services.id,
                 run_files=lambda run: run_files(services, run),
                 sealed=lambda snapshot: is_sealed(services.database, snapshot),

@@ -3,6 +3,7 @@
     azureml-blobstore-<workspace>   the datastore workspaceblobstore: the artifact store
     azureml                         the datastore workspaceartifactstore: the artifact store as well, and
                                     ExperimentRun/dcid.<run>/…, the logs and loose files of a run, where they lie
+    mlflow                          the artifacts of MLflow's runs
     code-<id>                       one code snapshot, artifacts/codes/<id>; sealed once it is registered
 
 What the workspace itself keeps (registered assets, jobs' outputs) can be read here and not written.
@@ -24,6 +25,7 @@ KEPT = ("models", "data", "components", "jobs", "codes", "uploads")
 RUNS = "ExperimentRun/dcid."
 CODE_CONTAINER = re.compile(r"code-[0-9a-f]{32}")
 ARTIFACTS = "azureml"
+MLFLOW = "mlflow"
 
 RunFiles = Callable[[str], Mapping[str, Path]]
 """The files of a run by their name, such as ``user_logs/std_log.txt``; empty when there is no such run."""
@@ -54,13 +56,17 @@ class Places:
 
     Args:
         root: the artifact store's folder.
+        mlflow: the folder of MLflow's artifacts.
         workspace_id: a part of the first container's name.
         run_files: the files of a run.
         sealed: whether the code snapshot of that id is registered.
     """
 
-    def __init__(self, root: Path, workspace_id: str, *, run_files: RunFiles, sealed: Callable[[str], bool]) -> None:
+    def __init__(
+        self, root: Path, mlflow: Path, workspace_id: str, *, run_files: RunFiles, sealed: Callable[[str], bool]
+    ) -> None:
         self._root = root
+        self._mlflow = mlflow
         self.blob_container = f"azureml-blobstore-{workspace_id}"
         self._run_files = run_files
         self._sealed = sealed
@@ -114,6 +120,8 @@ class Places:
     def _folder(self, container: str) -> Path:
         if container in (self.blob_container, ARTIFACTS):
             return self._root
+        if container == MLFLOW:
+            return self._mlflow
         if CODE_CONTAINER.fullmatch(container):
             return self._root / "codes" / container.removeprefix("code-")
         raise no_container(container)
@@ -123,7 +131,7 @@ class Places:
             sealed = self._sealed(container.removeprefix("code-"))
             return "the code snapshot is registered, and versions never change" if sealed else None
         first = name.split("/", 1)[0]
-        if first in KEPT:
+        if container != MLFLOW and first in KEPT:
             return f"{first}/ holds what the workspace keeps itself; write to another folder"
         return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +17,7 @@ from tunesmith.azure import arm
 from tunesmith.azure.blob_account import StorageAccount
 from tunesmith.azure.code_store import CodeStore, CodeVersion, snapshot_id
 from tunesmith.azure.context import AzureContext
-from tunesmith.errors import ValidationFailed
+from tunesmith.errors import TunesmithError, ValidationFailed
 
 _URI = re.compile(r"https://[^?]*?/code-(?P<snapshot>[0-9a-f]{32})(?:/(?P<path>[^?]*))?(?:\?.*)?")
 _ID = re.compile(
@@ -76,6 +78,8 @@ def create_code_router(context: AzureContext) -> APIRouter:
     @router.post("/workspace/codes/{name}/versions/{version}/startpendingupload")
     def start_upload(request: Request, name: str, version: str, body: arm.Json) -> dict[str, Any]:
         asked = arm.read_body(PendingUpload, body)
+        # Code is uploaded for a job that is about to come, and its code may log to MLflow, which takes a while to start.
+        threading.Thread(target=_warm, args=(context,), name="mlflow-warm", daemon=True).start()
         container = f"code-{snapshot_id(name, version)}"
         url = account.url(request, container)
         return {
@@ -115,6 +119,11 @@ def create_code_router(context: AzureContext) -> APIRouter:
         return arm.page(request, newest, lambda code: _container(request, code), options)
 
     return router
+
+
+def _warm(context: AzureContext) -> None:
+    with suppress(TunesmithError):  # whoever needs it is told
+        context.services.tracking.ensure_running()
 
 
 def _read_uri(uri: str) -> tuple[str, str]:
