@@ -78,7 +78,7 @@ def create_code_router(context: AzureContext) -> APIRouter:
     @router.post("/workspace/codes/{name}/versions/{version}/startpendingupload")
     def start_upload(request: Request, name: str, version: str, body: arm.Json) -> dict[str, Any]:
         asked = arm.read_body(PendingUpload, body)
-        # Code is uploaded for a job that is about to come, and its code may log to MLflow, which takes a while to start.
+        # The job that the code is for may log to MLflow, which takes a while to start.
         threading.Thread(target=_warm, args=(context,), name="mlflow-warm", daemon=True).start()
         container = f"code-{snapshot_id(name, version)}"
         url = account.url(request, container)

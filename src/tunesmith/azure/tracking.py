@@ -89,7 +89,9 @@ class _Tracking:
     async def _pass(self, request: Request, path: str) -> Response:
         tracking = self._services.tracking
         base: str = await run_in_threadpool(tracking.ensure_running)
-        query = [(key, await self._run_id(key, value)) for key, value in request.query_params.multi_items()]
+        query: list[tuple[str, str | int | float | bool | None]] = [
+            (key, await self._run_id(key, value)) for key, value in request.query_params.multi_items()
+        ]
         headers = [(name, value) for name, value in request.headers.items() if name not in _KEPT_HERE]
         content: Any = None
         if "json" in request.headers.get("content-type", ""):
