@@ -1,7 +1,7 @@
 """Runs a notebook cell by cell: ``python run_notebook.py NOTEBOOK OUTPUT``.
 
 Runs in the user's own Python, with its ``nbclient`` and ``ipykernel``; imports nothing of Tunesmith. What cells print
-is shown as they end, and OUTPUT has the notebook with its outputs, up to and with a cell that failed.
+is shown while they run, and OUTPUT has the notebook with its outputs, up to and with a cell that failed.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ def main(source: Path, output: Path) -> int:
         if id(cell) in numbers:
             print(f"── cell {numbers[id(cell)]} of {len(cells)}", flush=True)
 
-    def ended(cell: Any, **_: Any) -> None:
-        for item in cell.get("outputs", ()):
-            print(_text(item), end="", file=sys.stderr if _is_error(item) else sys.stdout, flush=True)
+    class Showing(NotebookClient):  # type: ignore[misc]  # nbclient is in the user's Python alone
+        """Shows what a cell prints while it runs."""
 
-    client = NotebookClient(
+        def output(self, outs: Any, msg: Any, display_id: Any, cell_index: Any) -> Any:
+            text = _text(msg["header"]["msg_type"], msg["content"])
+            print(text, end="", file=sys.stderr if _is_error(msg) else sys.stdout, flush=True)
+            return super().output(outs, msg, display_id, cell_index)
+
+    client = Showing(
         notebook,
         timeout=None,
         # The kernel of this very Python, whatever name the notebook was written with.
         kernel_name="python3",
         resources={"metadata": {"path": str(source.resolve().parent)}},
         on_cell_start=started,
-        on_cell_executed=ended,
     )
     try:
         client.execute()
@@ -49,17 +52,17 @@ def main(source: Path, output: Path) -> int:
         print(f"The notebook with its outputs: {output}", file=sys.stderr)
 
 
-def _text(item: Any) -> str:
-    if item.output_type == "stream":
-        return str(item.text)
-    if item.output_type == "error":
-        return "\n".join(item.traceback) + "\n"
-    text = item.get("data", {}).get("text/plain", "")
+def _text(kind: str, content: Any) -> str:
+    if kind == "stream":
+        return str(content["text"])
+    if kind == "error":
+        return "\n".join(content["traceback"]) + "\n"
+    text = content.get("data", {}).get("text/plain", "") if kind in {"execute_result", "display_data"} else ""
     return f"{text}\n" if text else ""
 
 
-def _is_error(item: Any) -> bool:
-    return bool(item.output_type == "error" or item.get("name") == "stderr")
+def _is_error(msg: Any) -> bool:
+    return bool(msg["header"]["msg_type"] == "error" or msg["content"].get("name") == "stderr")
 
 
 if __name__ == "__main__":
