@@ -402,6 +402,16 @@ def test_another_tokenizer_is_refused(folders: dict[str, Path], tmp_path: Path) 
         ChatTokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_probes_hold_once_the_contract_was_written_and_read(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    path = ChatTokenizer.build(folders[name]).save(tmp_path)
+    loaded = ChatTokenizer.load(tmp_path)
+    loaded.check_probes()
+    assert loaded.contract.to_json() == path.read_text(encoding="utf-8")
+
+
 def test_probes_catch_a_changed_template(folders: dict[str, Path], tmp_path: Path) -> None:
     path = ChatTokenizer.build(folders["chatml"]).save(tmp_path)
     body = json.loads(path.read_text())

@@ -123,8 +123,12 @@ class ChatContract:
         }
 
     def to_json(self) -> str:
-        """Indented JSON text; keys in one order, so that equal contracts are equal files."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+        """Indented JSON text; equal contracts are equal files.
+
+        Keys inside the probes stay in their order: templates print tools as they come.
+        """
+        body = {**self.to_dict(), "special_tokens": dict(sorted(self.special_tokens.items()))}
+        return json.dumps(body, ensure_ascii=False, indent=1) + "\n"
 
     @cached_property
     def sha256(self) -> str:
