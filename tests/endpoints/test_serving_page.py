@@ -1,7 +1,8 @@
-"""Every command of the serving page runs as it stands, on tiny models: the safe roll-out included."""
+"""Every command of the pages on serving and on the safe roll-out runs as it stands, on tiny models."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def commands() -> list[str]:
-    return re.findall(r"^ *\$ (.+)$", PAGE.read_text("utf-8"), flags=re.MULTILINE)
+def commands(page: str) -> list[str]:
+    return re.findall(r"^ *\$ (.+)$", (DOCS / page).read_text("utf-8"), flags=re.MULTILINE)
 
 
 @pytest.mark.heavy
-def test_the_page_runs(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_the_pages_run(tmp_path: Path, models: dict[str, Path]) -> None:
     lines = [
         f"tunesmith models register chat-model --path {models[name]} --type custom_model"
         for name in ("tiny-phi3", "tuned-phi3")
     ]
-    lines += commands()
-    assert len(lines) > 20
+    lines += commands("serving.md") + commands("safe-rollout.md")
+    assert len(lines) > 40
     script = "set -euo pipefail\ntrap 'tunesmith down --all >/dev/null 2>&1 || true' EXIT\n"
     script += "".join(f"echo {shlex.quote('$ ' + line)}\n{line}\n" for line in lines)
     done = subprocess.run(
@@ -47,3 +48,7 @@ def test_the_page_runs(tmp_path: Path, models: dict[str, Path]) -> None:
     assert "data: [DONE]" in done.stdout
     assert '"output":' in done.stdout
     assert 'tunesmith_mirrored_dropped_total{endpoint="chat",deployment="green"} 0' in done.stdout
+    assert "conversations.jsonl: 1 conversations." in done.stdout
+    kept = json.loads((tmp_path / "conversations.jsonl").read_text("utf-8"))
+    assert kept["messages"][0] == {"role": "user", "content": "I am [EMAIL], about [REDACTED]. Hello!"}
+    assert "azureml-model-deployment: green" in done.stdout

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tunesmith.cli import observing
 from tunesmith.cli.context import connect, options
 from tunesmith.cli.output import console, emit, say, size, table
 from tunesmith.cli.parsing import pairs, read_json, traffic
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(observing.app)
 
 Name = Annotated[str, typer.Argument(help="Name of the endpoint.", show_default=False)]
 
@@ -20,11 +22,16 @@ Name = Annotated[str, typer.Argument(help="Name of the endpoint.", show_default=
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="3 to 32 letters, digits and hyphens, starting with a letter.")],
+    auth_mode: Annotated[
+        Literal["key", "aml_token"], typer.Option(help="Opened by two keys, or by short-lived tokens.")
+    ] = "key",
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
     tag: Annotated[list[str], typer.Option(help="key=value; may be repeated.", show_default=False)] = [],  # noqa: B006
 ) -> None:
     """Create an endpoint with two keys."""
-    endpoint = connect().endpoints.create_or_update(name, description=description, tags=pairs(tag, "--tag"))
+    endpoint = connect().endpoints.create_or_update(
+        name, auth_mode=auth_mode, description=description, tags=pairs(tag, "--tag")
+    )
     if options.json:
         emit(endpoint)
     else:
@@ -70,14 +77,22 @@ def update(
     mirror: Annotated[
         str | None, typer.Option("--mirror-traffic", help="green=10; one deployment, at most 50.", show_default=False)
     ] = None,
+    auth_mode: Annotated[
+        Literal["key", "aml_token"] | None, typer.Option(help="What opens it from now on.", show_default=False)
+    ] = None,
     description: Annotated[str | None, typer.Option(help="New description.", show_default=False)] = None,
+    tag: Annotated[
+        list[str], typer.Option(help="key=value, in place of the tags there are; may be repeated.", show_default=False)
+    ] = [],  # noqa: B006
 ) -> None:
-    """Change traffic, mirrored traffic or the description."""
+    """Change traffic, mirrored traffic, the way in, the description or the tags."""
     endpoint = connect().endpoints.update(
         name,
         traffic=None if traffic_ is None else traffic(traffic_),
         mirror_traffic=None if mirror is None else traffic(mirror),
+        auth_mode=auth_mode,
         description=description,
+        tags=pairs(tag, "--tag") if tag else None,
     )
     if options.json:
         emit(endpoint)
@@ -106,6 +121,16 @@ def regenerate_key(
         emit(found)
     else:
         say(f"The {key} key of {name} is new.")
+
+
+@app.command()
+def token(name: Name) -> None:
+    """Print a short-lived token of an endpoint whose auth mode is aml_token."""
+    found = connect().endpoints.token(name)
+    if options.json:
+        emit(found)
+    else:
+        print(found.access_token)
 
 
 @app.command()
@@ -148,21 +173,6 @@ def invoke(
         emit(whole)
     else:
         print(whole.text)
-
-
-@app.command()
-def logs(
-    name: Name,
-    deployment: Annotated[str | None, typer.Option(help="Only this deployment.", show_default=False)] = None,
-    lines: Annotated[int, typer.Option(help="How many lines from the end.")] = 100,
-) -> None:
-    """Print the logs of an endpoint's instances."""
-    ws = connect()
-    names = [deployment] if deployment else ws.endpoints.get(name).deployments
-    for each in names:
-        text = ws.deployments.logs(name, each, lines=lines)
-        for line in text.splitlines():
-            print(f"{each}: {line}" if len(names) > 1 else line)
 
 
 @app.command()

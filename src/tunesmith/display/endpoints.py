@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from tunesmith.display.jobs import error_lines
-from tunesmith.display.units import seconds
+from tunesmith.display.units import seconds, when
 
 if TYPE_CHECKING:
     from tunesmith.client import Workspace
@@ -73,14 +73,55 @@ def deployment_panel(deployment: Deployment) -> RenderableType:
             "dim",
         )
     )
+    parts += [Text(f"  {line}", "dim") for line in _settings(deployment)]
     for instance in deployment.instances:
         phases = ", ".join(f"{p.name} {seconds(p.seconds) or '…'}" for p in instance.phases)
         restarts = f", {instance.restarts} restarts" if instance.restarts else ""
         parts.append(Text(f"  {instance.id}  {instance.state}  process {instance.pid}{restarts}  {phases}"))
+    opened = next((instance.engine for instance in deployment.instances if instance.engine), None)
+    if opened is not None:
+        parts += [Text(f"  {line}", "dim") for line in engine_lines(opened)]
+    parts += [
+        Text(f"  {when(event.time)}  autoscale {event.from_instances} → {event.to_instances}: {event.reason}", "dim")
+        for event in deployment.scale_events[-5:]
+    ]
     if deployment.error:
         parts += error_lines(deployment.error)
         parts += [Text(f"  | {line}", "dim") for line in deployment.log_tail]
     return Group(*parts)
+
+
+def _settings(deployment: Deployment) -> list[str]:
+    """What is set beyond the defaults, a line each."""
+    lines = []
+    if deployment.autoscale is not None:
+        limits = deployment.autoscale
+        lines.append(
+            f"autoscale {limits.min_instances} to {limits.max_instances} instances, at most "
+            f"{limits.target_queue_length} waiting for each, cool-down {limits.cool_down_s} s"
+        )
+    lines += [f"adapter {name}: {reference}" for name, reference in deployment.adapters.items()]
+    collector = deployment.data_collector
+    if collector.enabled:
+        taken = [*collector.redact, *(f"/{pattern}/" for pattern in collector.redact_patterns)]
+        lines.append(
+            f"data collector: {collector.sampling_rate:.0%} of the conversations, without "
+            f"{', '.join(taken) or 'redaction'}, at most {collector.max_mb} MB"
+        )
+    return lines
+
+
+def engine_lines(engine: Mapping[str, Any]) -> list[str]:
+    """What an instance opened, why so, and the details that the engine tells."""
+    lines = [f"opened {engine['engine']} {engine['precision']}, {engine['threads']} threads: {engine['reason']}"]
+    for name, value in engine.get("details", {}).items():
+        shown = ", ".join(f"{key} {_short(item)}" for key, item in value.items()) if isinstance(value, dict) else value
+        lines.append(f"  {name.replace('_', ' ')}: {_short(shown)}")
+    return lines
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def endpoint_panel(endpoint: Endpoint, deployments: Sequence[Deployment]) -> RenderableType:
