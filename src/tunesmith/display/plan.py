@@ -34,5 +34,5 @@ def render_plan(
     console.print(grid)
     console.print(job_tree(job))
     for line in forecast:
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)
     console.print("Nothing wrong found; nothing was started.", style="green")

@@ -42,7 +42,7 @@ class Input:
     several_gpus: str = "honoured"
 
 
-_NO_DEEPSPEED = "refused: the trainer does not run DeepSpeed's engine"
+_NO_DEEPSPEED = "without the package waived, said; with it refused: the trainer does not run DeepSpeed's engine"
 
 
 def _inputs() -> tuple[Input, ...]:
@@ -345,8 +345,8 @@ def _inputs() -> tuple[Input, ...]:
             "A DeepSpeed configuration file; read with apply_deepspeed only.",
             machine,
             cpu="waived, said",
-            one_gpu="refused with apply_deepspeed; waived, said, without",
-            several_gpus="refused with apply_deepspeed; waived, said, without",
+            one_gpu="as apply_deepspeed",
+            several_gpus="as apply_deepspeed",
         ),
         Input(
             "deepspeed_stage",
@@ -356,8 +356,8 @@ def _inputs() -> tuple[Input, ...]:
             machine,
             ("2", "3"),
             cpu="waived, said",
-            one_gpu="refused with apply_deepspeed; without effect else",
-            several_gpus="refused with apply_deepspeed; without effect else",
+            one_gpu="as apply_deepspeed",
+            several_gpus="as apply_deepspeed",
         ),
         Input(
             "apply_ort",

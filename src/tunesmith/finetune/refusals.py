@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from tunesmith.errors import Fault
 
 
-def no_deepspeed() -> Fault:
-    """Why DeepSpeed is refused on a GPU, and what does its work here."""
+def deepspeed_refusal(*, gpu: bool) -> Fault | None:
+    """Why ``apply_deepspeed`` is refused here, and what does its work; ``None`` where it is waived instead.
+
+    Where a GPU and the package are, whoever asks for it counts on its sharding, and the trainer has none.
+    """
+    if not gpu or importlib.util.find_spec("deepspeed") is None:
+        return None
     return Fault(
         "the trainer does not run DeepSpeed's engine: nothing would be sharded",
         "apply_deepspeed",

@@ -8,7 +8,7 @@ import torch
 
 from tunesmith.errors import Fault, ValidationFailed
 from tunesmith.finetune.parameters import FinetuneParameters
-from tunesmith.finetune.refusals import no_deepspeed
+from tunesmith.finetune.refusals import deepspeed_refusal
 from tunesmith.reporting import Reporter
 
 
@@ -24,10 +24,11 @@ def say_waivers(parameters: FinetuneParameters, *, device: torch.device, world: 
     def waive(name: str, reason: str) -> None:
         reporter.notice("ParameterWaived", f"{name} {getattr(parameters, name)} has no effect on {where}: {reason}")
 
-    if parameters.apply_deepspeed and not on_cpu:
-        raise ValidationFailed("a parameter cannot be honoured on this machine", details=[no_deepspeed()])
     if parameters.apply_deepspeed:
-        waive("apply_deepspeed", "DeepSpeed needs a GPU")
+        refused = deepspeed_refusal(gpu=not on_cpu)
+        if refused is not None:
+            raise ValidationFailed("a parameter cannot be honoured on this machine", details=[refused])
+        waive("apply_deepspeed", "DeepSpeed needs a GPU" if on_cpu else "the package deepspeed is not installed")
         if parameters.deepspeed:
             waive("deepspeed", "DeepSpeed is not used")
     elif parameters.deepspeed:

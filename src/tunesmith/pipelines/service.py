@@ -9,6 +9,7 @@ import builtins
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from tunesmith.errors import AlreadyExists, Conflict, NotFound
+from tunesmith.errors import AlreadyExists, Conflict, Fault, NotFound, ValidationFailed
 from tunesmith.pipelines import folding, reproducing
 from tunesmith.pipelines.cache import StepCache
 from tunesmith.pipelines.events import JobEvents, metric_events
@@ -56,6 +57,7 @@ class JobService:
         resolver: answers references.
         max_running: how many jobs run at once; light ones do not count. The others are ``Queued``, and say why.
         grace_s: seconds between asking a step to stop and killing it.
+        admit: the faults of a whole graph, which its fields one by one cannot show.
         environment: further environment variables for a job's steps, asked for when its runner starts.
     """
 
@@ -68,12 +70,14 @@ class JobService:
         *,
         max_running: int = 1,
         grace_s: float = 60.0,
+        admit: Callable[[Graph], builtins.list[Fault]] | None = None,
         environment: StepEnvironment | None = None,
     ) -> None:
         self._database = database
         self._paths = paths
         self._store = store
         self._resolver = resolver
+        self._admit = admit
         self._grace_s = grace_s
         self._files = JobFiles(paths)
         self._follower = JobFollower(database, self._files, store, max_running=max_running, environment=environment)
@@ -91,7 +95,7 @@ class JobService:
             AlreadyExists: the name is taken.
         """
         name = self._name(request)
-        graph = build_graph(request, self._resolver)
+        graph = self._build(request)
         row, steps = new_rows(name, request, graph)
         return folding.to_record(row, steps)
 
@@ -103,7 +107,7 @@ class JobService:
             AlreadyExists: the name is taken.
             DiskFull: no room for the job's folder.
         """
-        return self._enter(request, build_graph(request, self._resolver))
+        return self._enter(request, self._build(request))
 
     def reproduce(self, name: str) -> Job:
         """Start a job that runs a completed one again, with the same inputs, code and values, reusing nothing.
@@ -164,6 +168,13 @@ class JobService:
             self._follower.start_waiting()
         self._wake.set()
         return self.get(name)
+
+    def _build(self, request: SubmitJob) -> Graph:
+        graph = build_graph(request, self._resolver)
+        faults = self._admit(graph) if self._admit is not None else []
+        if faults:
+            raise ValidationFailed("the job cannot run as it is asked for; nothing was started", details=faults)
+        return graph
 
     def _name(self, request: SubmitJob) -> str:
         if request.name is None:

@@ -110,10 +110,12 @@ def main(arguments: Any, step: Step) -> None:
 def gpu_faults(values: Mapping[str, Any], disk: Path) -> list[Fault]:
     """What a machine with a GPU refuses; without one it is waived when training starts."""
     from tunesmith.compute.machine import detect
-    from tunesmith.finetune.refusals import no_deepspeed
+    from tunesmith.finetune.refusals import deepspeed_refusal
 
-    asked = str(values.get("apply_deepspeed", "false")).lower() == "true"
-    return [no_deepspeed()] if asked and detect(disk).gpus else []
+    if str(values.get("apply_deepspeed", "false")).lower() != "true":
+        return []
+    refused = deepspeed_refusal(gpu=bool(detect(disk).gpus))
+    return [] if refused is None else [refused]
 
 
 def say_sizes(arguments: Any, step: Step) -> None:
