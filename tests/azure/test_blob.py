@@ -222,6 +222,12 @@ def test_names_that_leave_the_container_or_hide_are_refused(wire: Wire, name: st
     assert answer.headers["x-ms-error-code"] in ("InvalidUri", "InvalidResourceName")
 
 
+def test_a_folder_is_not_a_blob(wire: Wire) -> None:
+    wire.put("folder/x.txt", b"x")
+    answer = wire.blob("HEAD", "folder/")
+    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (404, "BlobNotFound")
+
+
 def test_what_is_not_here_is_refused_by_its_name(wire: Wire) -> None:
     for query, headers, what in (
         ("comp=lease", {}, "comp=&apos;lease&apos;"),

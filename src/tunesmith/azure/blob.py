@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 
 from tunesmith.azure.blob_account import StorageAccount
 from tunesmith.azure.blob_checksums import Checksums
-from tunesmith.azure.blob_errors import BlobError, not_implemented
+from tunesmith.azure.blob_errors import BlobError, not_found, not_implemented
 from tunesmith.azure.blob_files import BlobFiles, Properties, Sidecar, check_conditions
 from tunesmith.azure.blob_lists import list_blobs, read_block_list
 from tunesmith.azure.blob_places import Place, Places
@@ -113,6 +113,8 @@ class _BlobFace:
                 raise not_implemented(what)
         if not name:
             return await self._container(request, places, container, comp)
+        if name.endswith("/") and request.method in ("HEAD", "GET"):  # how clients ask whether it is a folder
+            raise not_found(name)
         place = await self._in_thread(places.place, container, name)
         operations: dict[tuple[str, str], Reply] = {
             ("HEAD", ""): self._get_properties,
