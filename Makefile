@@ -16,7 +16,7 @@ $(error Python 3.11 or newer is needed and was not found; install it, or say whe
 endif
 
 .PHONY: quickstart test test-fast install install-test install-lint lint format types docs docs-check check clean \
-        bench-startup bench-data bench-prepare bench-orchestration bench-gateway bench-finetune
+        bench-startup bench-data bench-prepare bench-orchestration bench-gateway bench-serving bench-finetune
 
 quickstart: $(VENV)/.installed
 	$(PY) -m tunesmith quickstart $(if $(CLEANUP),--cleanup) $(QUICKSTART_ARGS)
@@ -83,6 +83,9 @@ bench-orchestration: $(VENV)/.installed
 
 bench-gateway: $(VENV)/.installed
 	$(PY) benchmarks/bench_gateway.py
+
+bench-serving: $(VENV)/.installed
+	$(PY) benchmarks/bench_serving.py
 
 bench-finetune: $(VENV)/.installed
 	$(PY) benchmarks/bench_finetune.py
