@@ -30,12 +30,6 @@ ANONYMOUS = "azureml.isAnonymous"
 _OWN = (STAGE, ANONYMOUS)
 
 
-class AssetPathFixed(UserError):
-    """A version that exists was sent with another path. Code and message are those that the SDK looks for."""
-
-    code = "UserError"
-
-
 class ModelProperties(arm.ArmBody):
     """``properties`` of a model version."""
 
@@ -269,7 +263,11 @@ def _change(context: AzureContext, known: ModelVersion, asked: ModelProperties) 
     """What may change of a version that is there: description, tags, archived."""
     sources = {f"models/{known.name}/{known.version}", _place(known.source or "")}
     if _place(asked.model_uri) not in sources:
-        raise AssetPathFixed("Asset paths cannot be updated.")
+        raise UserError(
+            f"Asset paths cannot be updated: {known.name}:{known.version} is registered from another path",
+            target="properties.modelUri",
+            way_out="register a new version",
+        )
     kept = {key: value for key, value in known.properties.items() if key not in _OWN}
     fixed = {
         "modelType": asked.model_type == known.type,
