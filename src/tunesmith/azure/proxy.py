@@ -209,10 +209,11 @@ class AzureProxy:
 
     async def _terminate(self, host: str, near: _Near) -> bool:
         """Be ``host``: TLS, then the HTTP server's connection."""
-        near.transport.write(ESTABLISHED)
         context = await asyncio.to_thread(self.authority.context, host.lower().rstrip("."))
         held = _Held()
         loop = asyncio.get_running_loop()
+        # Nothing may come between these two: the client speaks as soon as it reads the first, and TLS has to hear it.
+        near.transport.write(ESTABLISHED)
         try:
             transport = await loop.start_tls(
                 near.transport, held, context, server_side=True, ssl_handshake_timeout=HEAD_SECONDS
