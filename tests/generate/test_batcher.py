@@ -16,6 +16,7 @@ from tunesmith.generate import GenerateEvent, GenerateRequest
 from tunesmith.generate.engines.batcher import Batcher
 from tunesmith.generate.engines.cache import Pass, Shape
 from tunesmith.generate.engines.jobs import Job, Limits
+from tunesmith.generate.engines.torch_runner import TorchRunner
 from tunesmith.generate.sampling import Sampler
 from tunesmith.generate.text import TextAssembler
 
@@ -64,7 +65,7 @@ def counter() -> Counter:
 
 @pytest.fixture
 def batcher(counter: Counter) -> Iterator[Batcher]:
-    made = Batcher(counter, SHAPE, LIMITS)
+    made = Batcher(TorchRunner(counter, SHAPE), LIMITS)
     yield made
     made.close()
 
@@ -181,7 +182,7 @@ async def test_giving_up_twice_or_late_is_harmless(batcher: Batcher) -> None:
 
 
 async def test_closing_cancels_what_waits_too(counter: Counter) -> None:
-    batcher = Batcher(counter, SHAPE, LIMITS)
+    batcher = Batcher(TorchRunner(counter, SHAPE), LIMITS)
     counter.hold()
     jobs = [job([1], max_tokens=800) for _ in range(6)]
     for each in jobs:
@@ -218,7 +219,7 @@ async def test_counters_may_be_read_from_other_threads_all_the_while(batcher: Ba
 
 async def test_a_prompt_there_is_no_room_for_fails_alone(counter: Counter) -> None:
     huge = Shape(layers=1, kv_heads=2**40, head_dim=2**10, dtype=torch.float32, device=torch.device("cpu"))
-    batcher = Batcher(counter, huge, LIMITS)
+    batcher = Batcher(TorchRunner(counter, huge), LIMITS)
     one = job([1], max_tokens=2)
     batcher.submit(one)
     with pytest.raises(OutOfMemory):

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from tunesmith.chat.messages import Message
 from tunesmith.generate import GenerateRequest
-from tunesmith.generate.sampling import Sampler, pick_all
+from tunesmith.generate.sampling import Logits, Sampler, pick_all
 
 torch.manual_seed(0)
-LOGITS = 3 * torch.randn(1000)
+TENSOR = 3 * torch.randn(1000)
+LOGITS: Logits = TENSOR.numpy()
 
 
 def sampler(index: int = 0, **options: object) -> Sampler:
     return Sampler(GenerateRequest((Message("user", "x"),), **options), index)  # type: ignore[arg-type]
 
 
-def drawn(count: int, logits: torch.Tensor, **options: object) -> list[int]:
+def drawn(count: int, logits: Logits, **options: object) -> list[int]:
     one = sampler(**options)
     return [one.pick(logits).token_id for _ in range(count)]
 
@@ -36,7 +38,7 @@ def drawn(count: int, logits: torch.Tensor, **options: object) -> list[int]:
     ],
 )
 def test_the_distribution_is_that_of_transformers(options: dict[str, float]) -> None:
-    scores = TemperatureLogitsWarper(float(options["temperature"]))(None, LOGITS[None])  # type: ignore[arg-type]
+    scores = TemperatureLogitsWarper(float(options["temperature"]))(None, TENSOR[None])  # type: ignore[arg-type]
     if "top_k" in options:
         scores = TopKLogitsWarper(int(options["top_k"]))(None, scores)  # type: ignore[arg-type]
     if "top_p" in options:
@@ -51,7 +53,7 @@ def test_the_distribution_is_that_of_transformers(options: dict[str, float]) -> 
 
 
 def test_a_wide_nucleus_is_found_beyond_the_first_look() -> None:
-    flat = torch.zeros(4000)
+    flat = np.zeros(4000, np.float32)
     flat[7] = 1.0
     kept = set(drawn(3000, flat, seed=0, temperature=1.0, top_p=0.5))
     assert 1000 < len(kept) <= 2001  # the nucleus has half of the mass, about 2,000 tokens
@@ -75,7 +77,7 @@ def test_seeds_repeat_and_choices_differ() -> None:
 
 
 def test_penalties_are_openais() -> None:
-    logits = torch.tensor([1.0, 0.9, 0.74, 0.0])
+    logits = np.array([1.0, 0.9, 0.74, 0.0], np.float32)
     # Each time said costs 0.2, having been said 0.05: 1.0, then 0.9, then 0.75, then 0.74, then 0.65, then 0.55.
     one = sampler(temperature=0, frequency_penalty=0.2, presence_penalty=0.05)
     assert [one.pick(logits).token_id for _ in range(6)] == [0, 1, 0, 2, 1, 0]
@@ -87,7 +89,7 @@ def test_penalties_are_openais() -> None:
 
 
 def test_logprobs_are_the_models_own() -> None:
-    wanted = LOGITS.log_softmax(-1)
+    wanted = TENSOR.log_softmax(-1)
     picked = sampler(seed=0, temperature=0.3, top_k=3, frequency_penalty=1.0, logprobs=True, top_logprobs=5).pick(
         LOGITS
     )
@@ -99,10 +101,48 @@ def test_logprobs_are_the_models_own() -> None:
 
 
 def test_rows_of_a_batch_do_not_touch_each_other() -> None:
-    rows = torch.stack([LOGITS, LOGITS.flip(0), LOGITS, LOGITS.roll(5)])
-    options: list[dict[str, object]] = [{"temperature": 0}, {"seed": 1}, {"seed": 2, "top_p": 0.5}, {"temperature": 0}]
+    rows = np.stack([LOGITS, LOGITS[::-1], LOGITS, np.roll(LOGITS, 5)])
+    before = rows.copy()
+    options: list[dict[str, object]] = [
+        {"temperature": 0},
+        {"seed": 1, "frequency_penalty": 1.0},
+        {"seed": 2, "top_p": 0.5},
+        {"temperature": 0},
+    ]
     together = [picked.token_id for picked in pick_all(rows, [sampler(**each) for each in options])]
     alone = [sampler(**each).pick(row).token_id for row, each in zip(rows, options, strict=True)]
     assert together == alone
-    greedy = pick_all(rows.bfloat16(), [sampler(temperature=0) for _ in range(4)])
-    assert [picked.token_id for picked in greedy] == rows.bfloat16().argmax(-1).tolist()
+    assert (rows == before).all()
+
+
+class EvenOnly:
+    """A constraint: even tokens, and never one twice."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def allow(self, logits: Logits) -> None:
+        logits[1::2] = -np.inf
+        logits[self.taken] = -np.inf
+
+    def accept(self, token_id: int) -> None:
+        self.taken.append(token_id)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"seed": 5}, {"seed": 5, "top_k": 3}, {"top_p": 0.9}])
+def test_a_constraint_leaves_only_what_may_come(options: dict[str, object]) -> None:
+    constraint = EvenOnly()
+    one = Sampler(GenerateRequest((Message("user", "x"),), logprobs=True, **options), 0, constraint)  # type: ignore[arg-type]
+    before = LOGITS.copy()
+    picked = [one.pick(LOGITS) for _ in range(30)]
+    tokens = [item.token_id for item in picked]
+    assert all(token % 2 == 0 for token in tokens)
+    assert len(set(tokens)) == 30
+    assert constraint.taken == tokens
+    assert (before == LOGITS).all()
+    # What is told is the model's own, not what the constraint made of it.
+    wanted = TENSOR.log_softmax(-1)
+    assert [item.logprob for item in picked] == pytest.approx([float(wanted[token]) for token in tokens], abs=1e-5)
+    if options.get("temperature") == 0:
+        even = sorted(range(0, 1000, 2), key=lambda token: -LOGITS[token])
+        assert tokens == even[:30]

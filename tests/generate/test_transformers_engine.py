@@ -223,8 +223,8 @@ async def test_events_carry_deltas_and_end_with_usage(engines: Engines) -> None:
 async def test_what_cannot_be_honoured_is_refused_by_name(engines: Engines) -> None:
     engine = engines("llama")
     with pytest.raises(UnsupportedField) as caught:
-        await answer(engine, ask("x", response_format={"type": "json_object"}))
-    assert caught.value.target == "response_format"
+        await answer(engine, ask("x", adapter="french"))
+    assert caught.value.target == "adapter"
     with pytest.raises(UnsupportedField) as caught:
         await answer(engine, ask("x", tools=({"type": "function", "function": {"name": "f"}},)))
     assert caught.value.target == "tools"

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from tunesmith.errors import UnsupportedField
+from tunesmith.errors import NotFound, UnsupportedField
 from tunesmith.generate.events import (
     Choice,
     FinishReason,
@@ -55,9 +55,13 @@ class Capabilities:
     response_formats: frozenset[str] = frozenset({"text"})
     max_top_logprobs: int = MAX_TOP_LOGPROBS
     max_choices: int = MAX_CHOICES
+    adapters: tuple[str, ...] = ()
+    """Names that ``GenerateRequest.adapter`` may have."""
 
     def require(self, request: GenerateRequest) -> None:
-        """Raise ``UnsupportedField``, naming the field, if ``request`` asks for something that is not honoured."""
+        """Raise ``UnsupportedField``, naming the field, if ``request`` asks for something that is not honoured, and
+        ``NotFound`` for an adapter that is not there.
+        """
         for item in fields(request):
             name = item.name
             if name in self.fields or name in {"messages", "max_tokens", "stream", "response_format"}:
@@ -80,6 +84,12 @@ class Capabilities:
             raise UnsupportedField(f"at most {self.max_top_logprobs} can be had", target="top_logprobs")
         if request.n > self.max_choices:
             raise UnsupportedField(f"at most {self.max_choices} choices can be had", target="n")
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise NotFound(
+                f"there is no adapter {request.adapter!r} here",
+                target="adapter",
+                way_out=f"one of: {', '.join(self.adapters)}; or leave it out for the base model",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -90,6 +100,7 @@ class Capabilities:
             "response_formats": sorted(self.response_formats),
             "max_top_logprobs": self.max_top_logprobs,
             "max_choices": self.max_choices,
+            "adapters": list(self.adapters),
         }
 
 
@@ -99,7 +110,7 @@ class EngineDescription:
 
     engine: str
     precision: str
-    """32, bf16 or int8: the form the weights are held in."""
+    """32, bf16, 16 or 8 (int8 weights): the form the weights are held in."""
     reason: str
     """Why this engine and this precision."""
     threads: int

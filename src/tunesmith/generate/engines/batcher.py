@@ -4,7 +4,8 @@ Each turn of the loop admits requests that fit, makes one pass with one token fo
 prompts that are being read, picks the next tokens and hands the text out. Requests come and go between passes; a
 request that its reader gave up frees its place before the next pass.
 
-Knows shelves, samplers and a function that runs the model; nothing of chat templates, packages or HTTP.
+Knows samplers and a runner, which keeps the sequences and runs the model; nothing of chat templates, packages or HTTP,
+and of no library that computes.
 """
 
 from __future__ import annotations
@@ -15,34 +16,25 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 
-import torch
+import numpy as np
 
 from tunesmith.errors import Failure, Unavailable
-from tunesmith.generate.engines.cache import Pass, Piece, Shape, Shelves, capacity_for
 from tunesmith.generate.engines.jobs import Answer, Job, Limits, Reading, as_failure
+from tunesmith.generate.engines.runner import Group, Place, Row, Runner, Span
 from tunesmith.generate.sampling import Picked, pick_all
 from tunesmith.generate.types import EngineStats, FinishReason, GenerateEvent, TokenLogprob, TopLogprob, Usage
 
 log = logging.getLogger(__name__)
 
-Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Pass], torch.Tensor]
-"""(ids ``[tokens]``, positions ``[tokens]``, rows whose logits are wanted ``[rows]``, the pass) → logits ``[rows,
-vocabulary]``.
-"""
-
 
 class Batcher:
     """Starts its thread when made; ``close`` ends it."""
 
-    def __init__(self, forward: Forward, shape: Shape, limits: Limits) -> None:
-        self._forward = forward
-        self._shelves = Shelves(shape)
+    def __init__(self, runner: Runner, limits: Limits) -> None:
+        self._runner = runner
         self._limits = limits
-        self._device = shape.device
-        self._token_bytes = shape.token_bytes
         self._arrived = threading.Condition()
         self._inbox: deque[Job] = deque()
         self._given_up: list[Job] = []
@@ -87,7 +79,7 @@ class Batcher:
     def needed_bytes(self, prompt_tokens: int, max_tokens: int, choices: int) -> int:
         """Cache that a request reserves."""
         longest = min(prompt_tokens + max_tokens, self._limits.context_length)
-        return choices * capacity_for(longest) * self._token_bytes
+        return self._runner.needed_bytes(longest, choices)
 
     def stats(self) -> EngineStats:
         """Counters, as they were when events were last handed out."""
@@ -140,7 +132,7 @@ class Batcher:
             running=len(self._running) + sum(1 + len(item.others) for item in self._reading),
             waiting=sum(len(job.answers) for job in self._waiting),
             busy_seconds=self._busy,
-            cache_bytes=self._shelves.bytes,
+            cache_bytes=self._runner.cache_bytes,
             cache_limit_bytes=self._limits.cache_bytes,
             **self._counts,
         )
@@ -184,27 +176,30 @@ class Batcher:
                 self._fail(job, error)
 
     def _read(self, ids: list[int], leader: Answer, others: list[Answer]) -> None:
-        leader.place.group = self._group(len(ids))
-        self._shelves.begin(leader.place, len(ids))
-        self._reading.append(Reading(ids, leader, others))
-
-    def _group(self, tokens: int) -> int:
-        switch = self._limits.rotation_switch
-        return int(switch is not None and tokens > switch)
+        adapter = leader.job.adapter
+        place = self._runner.begin(len(ids), self._runner.group(len(ids), adapter), adapter)
+        self._reading.append(Reading(ids, leader, others, place))
 
     def _step(self) -> None:
         began = time.perf_counter()
         for answer in list(self._running):
-            if self._group(answer.place.length + 1) != answer.place.group:
+            place = _place(answer)
+            if self._runner.group(place.length + 1, place.adapter) != place.group:
                 self._running.remove(answer)
+                self._runner.release(place)
+                answer.place = None
                 self._read(answer.job.prompt + answer.ids, answer, [])
             else:
-                self._shelves.make_room(answer.place)
+                self._runner.make_room(place)
         shares = self._share_out()
-        groups = sorted({*self._shelves.groups(), *(item.leader.place.group for item, _ in shares)})
+        groups = list(
+            dict.fromkeys(
+                [*(_place(answer).group for answer in self._running), *(item.place.group for item, _ in shares)]
+            )
+        )
         self._counts["steps"] += bool(groups)
         for group in groups:
-            self._pass(group, [share for share in shares if share[0].leader.place.group == group])
+            self._pass(group, [share for share in shares if share[0].place.group == group])
         if groups:
             self._busy += time.perf_counter() - began
 
@@ -216,63 +211,42 @@ class Batcher:
             if budget <= 0:
                 break
             left = len(item.ids) - item.done
-            # Rotations depend on the longest position of a pass, so a prompt beyond the switch is read in one.
-            count = left if item.leader.place.group else min(left, budget)
+            count = left if self._runner.reads_whole(item.place.group) else min(left, budget)
             shares.append((item, count))
             budget -= count
         return shares
 
-    def _pass(self, group: int, shares: list[tuple[Reading, int]]) -> None:
-        by_place = {answer.place: answer for answer in self._running}
-        ids: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        decoding: list[Answer] = []
-        shelves = []
-        for shelf in self._shelves.shelves(group):
-            start = len(ids)
-            for place in shelf.members:
-                answer = by_place[place]
-                wanted.append(len(ids))
-                ids.append(answer.ids[-1])
-                positions.append(place.length)
-                decoding.append(answer)
-            shelves.append((shelf, start, torch.tensor(positions[start:], device=self._device)))
-        pieces = []
-        read_whole: list[Reading] = []
+    def _pass(self, group: Group, shares: list[tuple[Reading, int]]) -> None:
+        answers = [answer for answer in self._running if _place(answer).group == group]
+        rows = [Row(_place(answer), answer.ids[-1]) for answer in answers]
+        spans = []
         for item, count in shares:
-            draft = item.leader.place.draft
-            assert draft is not None
-            pieces.append(Piece(draft, len(ids), len(ids) + count, item.done))
-            ids += item.ids[item.done : item.done + count]
-            positions += range(item.done, item.done + count)
+            end = item.done + count
+            spans.append(Span(item.place, item.ids[item.done : end], item.done, end == len(item.ids)))
+        logits = self._runner.run(rows, spans)
+        for row in rows:
+            row.place.length += 1
+        source = list(range(len(rows)))
+        for (item, count), span in zip(shares, spans, strict=True):
             item.done += count
-            draft.length = item.done
-            if item.done == len(item.ids):
-                wanted.append(len(ids) - 1)
-                read_whole.append(item)
-        logits = self._forward(
-            torch.tensor(ids, device=self._device),
-            torch.tensor(positions, device=self._device),
-            torch.tensor(wanted, device=self._device, dtype=torch.long),
-            Pass(shelves, pieces),
-        )
-        for answer in decoding:
-            answer.place.length += 1
-        rows = list(range(len(decoding)))
-        answers = list(decoding)
-        for number, item in enumerate(read_whole, start=len(decoding)):
-            everyone = [item.leader, *item.others]
-            self._shelves.settle(item.leader.place, [answer.place for answer in item.others])
+            item.place.length = item.done
+            if not span.last:
+                continue
+            others = self._runner.settle(item.place, len(item.others))
             self._reading.remove(item)
-            self._running += everyone
-            answers += everyone
-            rows += [number] * len(everyone)
+            source += [source[-1] + 1 if source else 0] * (1 + len(others))
+            for answer, place in zip((item.leader, *item.others), (item.place, *others), strict=True):
+                answer.place = place
+                self._running.append(answer)
+                answers.append(answer)
         if answers:
-            if rows != list(range(logits.shape[0])):
-                logits = logits[torch.tensor(rows, device=logits.device)]
+            if len(source) != logits.shape[0]:
+                logits = logits[np.array(source)]
             for answer, picked in zip(answers, pick_all(logits, [a.sampler for a in answers]), strict=True):
-                self._take(answer, picked)
+                if picked.error is not None:
+                    self._fail(answer.job, picked.error)
+                elif answer in self._running:  # not if another choice of its request has failed just now
+                    self._take(answer, picked)
 
     def _take(self, answer: Answer, picked: Picked) -> None:
         job = answer.job
@@ -315,7 +289,7 @@ class Batcher:
     def _end(self, answer: Answer) -> None:
         answer.ended = True
         self._running.remove(answer)
-        self._shelves.release(answer.place)
+        self._runner.release(_place(answer))
         if answer.job.ended:
             self._counts["finished"] += 1
             self._settle_account(answer.job)
@@ -338,10 +312,14 @@ class Batcher:
         """Take a request out of everything."""
         if job in self._waiting:
             self._waiting.remove(job)
+        for item in self._reading:
+            if item.leader.job is job:
+                self._runner.release(item.place)
         self._reading = [item for item in self._reading if item.leader.job is not job]
         self._running = [answer for answer in self._running if answer.job is not job]
         for answer in job.answers:
-            self._shelves.release(answer.place)
+            if answer.place is not None:
+                self._runner.release(answer.place)
         self._reserved -= job.reserved
         job.reserved = 0
 
@@ -374,6 +352,12 @@ class Batcher:
         self._counts["failed"] += 1
         job.events = []
         self._outgoing.append((job, as_failure(error)))
+
+
+def _place(answer: Answer) -> Place:
+    """Where an answer under way is."""
+    assert answer.place is not None
+    return answer.place
 
 
 def _put(items: list[tuple[Job, list[GenerateEvent] | BaseException]]) -> None:

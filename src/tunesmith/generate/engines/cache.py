@@ -9,8 +9,7 @@ Every pass through the model has one row of tokens, ``[1, tokens]``: first one t
 then the pieces of prompts. Linear layers see them all at once; ``attend`` below takes them apart. No padding is
 computed but the unused ends of shelves.
 
-A pass must not mix sequences for which the model computes other rotations (see ``Rotation``); such sequences have
-shelves of their own.
+A pass must not mix sequences for which the model computes other rotations; such sequences have shelves of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+from tunesmith.generate.engines.runner import Group, Place
 
 ATTENTION = "tunesmith_shelves"
 """The name under which transformers knows ``attend``."""
@@ -59,7 +60,6 @@ class Draft:
         size = (shape.layers, shape.kv_heads, tokens, shape.head_dim)
         self.keys = torch.empty(size, dtype=shape.dtype, device=shape.device)
         self.values = torch.empty(size, dtype=shape.dtype, device=shape.device)
-        self.length = 0
 
 
 class Shelf:
@@ -68,7 +68,7 @@ class Shelf:
     def __init__(self, shape: Shape, capacity: int) -> None:
         self.shape = shape
         self.capacity = capacity
-        self.members: list[Place] = []
+        self.members: list[ShelfPlace] = []
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self._rows = 0
@@ -78,7 +78,7 @@ class Shelf:
         """Memory held."""
         return self._rows * self.capacity * self.shape.token_bytes
 
-    def add(self, place: Place, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    def add(self, place: ShelfPlace, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
         """Put a sequence (``[kv_heads, length, head_dim]`` for each layer) on the shelf."""
         row = len(self.members)
         if row >= self._rows:
@@ -89,7 +89,7 @@ class Shelf:
         self.members.append(place)
         place.shelf, place.row = self, row
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: ShelfPlace) -> None:
         """Take a sequence off; the last one moves into its row."""
         row, last = place.row, len(self.members) - 1
         if row != last:
@@ -122,13 +122,9 @@ class Shelf:
 
 
 @dataclass(slots=True, eq=False)
-class Place:
-    """Where one sequence's keys and values are."""
+class ShelfPlace(Place):
+    """A place on a shelf, or a draft."""
 
-    length: int = 0
-    """Tokens that are in the cache."""
-    group: int = 0
-    """Sequences of different groups never share a pass."""
     shelf: Shelf | None = None
     row: int = -1
     draft: Draft | None = None
@@ -139,7 +135,7 @@ class Shelves:
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self._shelves: dict[tuple[int, int], Shelf] = {}
+        self._shelves: dict[tuple[Group, int], Shelf] = {}
         self._drafts: list[Draft] = []
 
     @property
@@ -148,24 +144,23 @@ class Shelves:
         drafts = sum(draft.keys.numel() + draft.values.numel() for draft in self._drafts) * self.shape.dtype.itemsize
         return drafts + sum(shelf.bytes for shelf in self._shelves.values())
 
-    def begin(self, place: Place, tokens: int) -> None:
+    def begin(self, place: ShelfPlace, tokens: int) -> None:
         """Make room for a prompt of ``tokens`` tokens."""
-        self.release(place)
         place.draft = Draft(self.shape, tokens)
-        place.length = 0
         self._drafts.append(place.draft)
 
-    def settle(self, place: Place, copies: Sequence[Place] = ()) -> None:
-        """The prompt is read: put it on a shelf, and so often again for each of ``copies``."""
+    def settle(self, place: ShelfPlace, copies: int = 0) -> list[ShelfPlace]:
+        """The prompt is read: put it on a shelf, and so often again; the places of the copies."""
         draft = place.draft
         assert draft is not None
-        for target in (place, *copies):
-            target.length, target.group = draft.length, place.group
+        others = [ShelfPlace(place.group, place.adapter, place.length) for _ in range(copies)]
+        for target in (place, *others):
             self._shelf(target).add(target, list(draft.keys), list(draft.values))
         self._drafts.remove(draft)
         place.draft = None
+        return others
 
-    def make_room(self, place: Place) -> None:
+    def make_room(self, place: ShelfPlace) -> None:
         """Let one more token fit; may move the sequence to the next shelf."""
         shelf = place.shelf
         assert shelf is not None
@@ -177,7 +172,7 @@ class Shelves:
         shelf.remove(place)
         self._shelf(place).add(place, keys, values)
 
-    def release(self, place: Place) -> None:
+    def release(self, place: ShelfPlace) -> None:
         """Free what a sequence holds."""
         if place.draft is not None:
             self._drafts.remove(place.draft)
@@ -185,15 +180,11 @@ class Shelves:
         if place.shelf is not None:
             place.shelf.remove(place)
 
-    def groups(self) -> list[int]:
-        """Groups that have sequences on shelves."""
-        return sorted({group for (group, _), shelf in self._shelves.items() if shelf.members})
-
-    def shelves(self, group: int) -> list[Shelf]:
+    def shelves(self, group: Group) -> list[Shelf]:
         """The shelves of a group that are in use."""
         return [shelf for (of, _), shelf in sorted(self._shelves.items()) if of == group and shelf.members]
 
-    def _shelf(self, place: Place) -> Shelf:
+    def _shelf(self, place: ShelfPlace) -> Shelf:
         capacity = capacity_for(place.length + 1)
         key = (place.group, capacity)
         if key not in self._shelves:
@@ -218,6 +209,8 @@ class Pass:
     shelves: list[tuple[Shelf, int, torch.Tensor]]
     """Shelf, the place of its first token, and the position of each row's new token."""
     pieces: list[Piece]
+    adapters: list[str | None] = field(default_factory=list)
+    """The adapter of each token."""
     masks: dict[tuple[Any, ...], torch.Tensor] = field(default_factory=dict)
     """Masks made once and used by all layers."""
 

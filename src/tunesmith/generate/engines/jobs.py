@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tunesmith.errors import Failure, OutOfMemory, TunesmithError
-from tunesmith.generate.engines.cache import Place
+from tunesmith.generate.engines.runner import Place
 from tunesmith.generate.sampling import Sampler
 from tunesmith.generate.text import TextAssembler
 from tunesmith.generate.types import GenerateEvent
@@ -26,8 +26,6 @@ class Limits:
     """Prompt tokens in one pass while no answer is being generated."""
     prompt_tokens_beside: int = 256
     """Prompt tokens in one pass beside answers: what a stream of text is held up by."""
-    rotation_switch: int | None = None
-    """Length at which the model changes the rotations of *all* positions (longrope); the cache is then made anew."""
 
 
 @dataclass(eq=False)
@@ -38,7 +36,8 @@ class Answer:
     index: int
     sampler: Sampler
     text: TextAssembler
-    place: Place = field(default_factory=Place)
+    place: Place | None = None
+    """None until its prompt is read."""
     ids: list[int] = field(default_factory=list)
     ended: bool = False
 
@@ -55,6 +54,7 @@ class Job:
     stop_ids: frozenset[int]
     token_text: Callable[[int], str]
     loop: asyncio.AbstractEventLoop
+    adapter: str | None = None
     outbox: asyncio.Queue[list[GenerateEvent] | BaseException] = field(default_factory=asyncio.Queue)
     answers: list[Answer] = field(default_factory=list)
     reserved: int = 0
@@ -80,6 +80,7 @@ class Reading:
     leader: Answer
     others: list[Answer]
     """Further choices of the same prompt, which get copies."""
+    place: Place
     done: int = 0
 
 

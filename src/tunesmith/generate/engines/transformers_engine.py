@@ -6,35 +6,23 @@ field is honoured, each request by its own values; ``response_format`` other tha
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tunesmith.chat.tokens import ChatTokenizer
-from tunesmith.errors import InvalidData, InvalidModel
-from tunesmith.generate.engines.batcher import Batcher
+from tunesmith.errors import InvalidModel
+from tunesmith.generate.engines.base import BatchedEngine
 from tunesmith.generate.engines.cache import ATTENTION, Draft, Pass, Piece, Shape, attend
-from tunesmith.generate.engines.jobs import Job, Limits
-from tunesmith.generate.sampling import Sampler
-from tunesmith.generate.text import TextAssembler
-from tunesmith.generate.types import (
-    Capabilities,
-    EngineDescription,
-    EngineStats,
-    GenerateEvent,
-    GenerateRequest,
-)
+from tunesmith.generate.engines.jobs import Limits
+from tunesmith.generate.engines.torch_runner import TorchRunner
+from tunesmith.generate.types import EngineDescription
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-HONOURED = frozenset(item.name for item in fields(GenerateRequest)) - {"messages", "tools", "response_format"}
 
-
-class TransformersEngine:
+class TransformersEngine(BatchedEngine):
     """Serves one model. Made by ``open_engine``, or from a model in memory.
 
     ``model`` becomes the engine's: its attention is replaced. ``max_answers`` are generated at once, further ones wait;
@@ -60,8 +48,6 @@ class TransformersEngine:
         _register()
         model.set_attn_implementation(ATTENTION)
         self._model: PreTrainedModel | None = model
-        self._tokenizer = tokenizer
-        self._description = description
         heads = config.num_attention_heads
         shape = Shape(
             layers=config.num_hidden_layers,
@@ -70,80 +56,18 @@ class TransformersEngine:
             dtype=model.dtype,
             device=model.device,
         )
-        limits = Limits(
-            max_answers=max_answers,
-            cache_bytes=cache_bytes,
-            context_length=description.context_length,
-            rotation_switch=_rotation_switch(config),
-        )
-        self._limits = limits
-        self._fields = HONOURED | ({"tools"} if "tools" in tokenizer.contract.accepts else set())
-        self._stop_ids = frozenset(tokenizer.contract.eos_token_ids)
         self._try(shape)
-        self._batcher = Batcher(self._forward, shape, limits)
-
-    @property
-    def tokenizer(self) -> ChatTokenizer:
-        """The chat contract and tokenizer of the package."""
-        return self._tokenizer
-
-    @property
-    def description(self) -> EngineDescription:
-        """What was opened, and why so."""
-        return self._description
-
-    def capabilities(self) -> Capabilities:
-        """What can be honoured."""
-        return Capabilities("transformers", self._description.context_length, self._fields)
-
-    def stats(self) -> EngineStats:
-        """Counters now."""
-        return self._batcher.stats()
+        super().__init__(
+            TorchRunner(self._forward, shape, rotation_switch=_rotation_switch(config)),
+            tokenizer,
+            description,
+            Limits(max_answers=max_answers, cache_bytes=cache_bytes, context_length=description.context_length),
+        )
 
     def close(self) -> None:
         """Stop and free the model."""
-        self._batcher.close()
+        super().close()
         self._model = None
-
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
-        """Answer ``request``; see ``Engine.generate``."""
-        self.capabilities().require(request)
-        prompt = self._tokenizer.encode_prompt(request.messages, request.tools)
-        job = self._job(request, prompt)
-        self._batcher.submit(job)
-        ended = False
-        try:
-            while not ended:
-                item = await job.outbox.get()
-                if isinstance(item, BaseException):
-                    ended = True
-                    raise item
-                ended = item[-1].usage is not None
-                for event in item:
-                    yield event
-        finally:
-            if not ended:
-                self._batcher.give_up(job)
-
-    def _job(self, request: GenerateRequest, prompt: list[int]) -> Job:
-        context = self._limits.context_length
-        if len(prompt) >= context:
-            raise InvalidData(
-                f"the conversation has {len(prompt):,} tokens and the model's context, with the answer, is {context:,}",
-                target="messages",
-                way_out="leave out the oldest turns",
-                extra={"prompt_tokens": len(prompt), "context_length": context},
-            )
-        max_tokens = context - len(prompt) if request.max_tokens is None else request.max_tokens
-        return Job(
-            prompt=prompt,
-            samplers=[Sampler(request, index) for index in range(request.n)],
-            texts=[TextAssembler(self._tokenizer.stream_decoder(), request.stop) for _ in range(request.n)],
-            max_tokens=max_tokens,
-            stop_ids=self._stop_ids,
-            token_text=lambda token: self._tokenizer.decode([token], skip_special_tokens=False),
-            loop=asyncio.get_running_loop(),
-        )
 
     def _try(self, shape: Shape) -> None:
         """One token through the model, so that what cannot be served shows now and not at the first request."""
