@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 
 from tests.support.server import running_server, start_server
 from tunesmith.client.discovery import find_server
+from tunesmith.server.http_protocol import HEAD_BYTES
 
 READ = ("workspace", "registries/azureml/models", "registries/azureml/components", "doctor", "jobs", "endpoints")
 
@@ -161,3 +163,17 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     )
     (folder / "key.pem").write_bytes(private)
     return folder / "cert.pem", folder / "key.pem"
+
+
+def test_a_head_without_an_end_is_refused_at_its_limit(tmp_path: Path) -> None:
+    with running_server(tmp_path / "home") as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+            raw.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-endless: " + b"x" * HEAD_BYTES)
+            with suppress(ConnectionResetError):  # it closes with some of the head still on its way
+                assert raw.recv(4096).startswith(b"HTTP/1.1 400 ")
+                assert raw.recv(4096) == b""
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+            for _ in range(3):  # a connection that is kept begins to count anew with each request
+                raw.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx: " + b"x" * 30_000 + b"\r\n\r\n")
+                assert raw.recv(4096).startswith(b"HTTP/1.1 200 ")

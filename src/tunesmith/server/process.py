@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ def run(settings: Settings) -> None:
         url = _url(settings, listening.getsockname()[1])
         write_text(_port_file(paths), f"{listening.getsockname()[1]}\n", mode=0o600)
         try:
-            asyncio.run(_serve(settings, paths, listening, url))
+            with asyncio.Runner(loop_factory=_quickest_loop()) as runner:
+                runner.run(_serve(settings, paths, listening, url))
         except TunesmithError:
             raise
         except Exception:
@@ -93,6 +94,15 @@ def refuse_open_address(settings: Settings) -> None:
     )
 
 
+def _quickest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's event loop where the platform has it (not on Windows); None is Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: the process stops by the lifecycle, in one way."""
 
@@ -104,6 +114,7 @@ class _Server(uvicorn.Server):
 
 async def _serve(settings: Settings, paths: WorkspacePaths, listening: socket.socket, url: str) -> None:
     from tunesmith.server.app import create_app
+    from tunesmith.server.http_protocol import LimitedHttp
     from tunesmith.server.lifecycle import Lifecycle
     from tunesmith.workspace import open_workspace
 
@@ -113,6 +124,7 @@ async def _serve(settings: Settings, paths: WorkspacePaths, listening: socket.so
         app = create_app(services, lifecycle)
         config = uvicorn.Config(
             app,
+            http=LimitedHttp,
             log_config=None,
             access_log=False,
             server_header=False,
