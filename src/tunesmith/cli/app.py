@@ -9,6 +9,9 @@ import typer
 
 from tunesmith.cli import (
     azure,
+    batch,
+    chat,
+    compare,
     components,
     compute,
     data,
@@ -57,6 +60,9 @@ def root(
 server.add_to(app)
 quickstart.add_to(app)
 finetune.add_to(app)
+chat.add_to(app)
+compare.add_to(app)
+batch.add_to(app)
 app.add_typer(models.app, name="models", help="Base models and tuned models: list, import, register, lineage.")
 app.add_typer(data.app, name="data", help="Conversations: check, convert, split, preview, register.")
 app.add_typer(compute.app, name="compute", help="The machine, sizes and named computes.")

@@ -1,0 +1,245 @@
+"""Runs a batch: several lines at once, every answer on disk as it comes, in the order of the input at the end.
+
+``OUT.batch.json`` beside the output says what run it belongs to. When the same batch is started again, the lines that
+are in the output are kept and the rest is asked; a torn last line is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith.cli.batch_askers import Asker, EngineGone
+from tunesmith.cli.batch_rows import Overview, Row, answered, failed, key_of, read_rows
+from tunesmith.errors import (
+    Conflict,
+    Failure,
+    InvalidData,
+    NotAuthenticated,
+    TooManyRequests,
+    TunesmithError,
+    Unavailable,
+    Unreachable,
+)
+from tunesmith.storage.atomic import write_json
+
+TRIES = 6
+"""How often a line is asked while the endpoint is too busy or away."""
+LONGEST_PAUSE = 30.0
+_AGAIN = (TooManyRequests, Unavailable, Unreachable)
+_FATAL = (EngineGone, NotAuthenticated, Unreachable)
+"""Errors that every further line would meet too: the run stops, to be gone on with later."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a batch is."""
+
+    rows: int
+    kept: int = 0
+    """Lines that an earlier run had answered."""
+    done: int = 0
+    failed: int = 0
+    tokens: int = 0
+    began: float = field(default_factory=time.monotonic)
+    errors: Counter[str] = field(default_factory=Counter)
+    """By code."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first error of each code, with its line."""
+
+    @property
+    def left(self) -> int:
+        """Lines to come."""
+        return self.rows - self.kept - self.done
+
+    @property
+    def seconds(self) -> float:
+        """Since this run began."""
+        return time.monotonic() - self.began
+
+
+def state_file(out: Path) -> Path:
+    """Where what run ``out`` belongs to is written."""
+    return out.with_name(out.name + ".batch.json")
+
+
+def earlier(out: Path, run: Mapping[str, Any], *, retry_errors: bool, overwrite: bool) -> set[str]:
+    """The keys of the lines that need no asking; the output is made ready to be written on.
+
+    Raises ``Conflict`` when the output belongs to another run.
+    """
+    state = state_file(out)
+    if overwrite:
+        out.unlink(missing_ok=True)
+        state.unlink(missing_ok=True)
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(state, run)
+        out.touch()
+        return set()
+    known = json.loads(state.read_text(encoding="utf-8")) if state.exists() else None
+    if known != run:
+        differ = [name for name in run if known is not None and known.get(name) != run[name]]
+        raise Conflict(
+            "there are answers in it already"
+            + (f", of a run with another {', '.join(differ)}" if differ else ", of a run that is over or unknown"),
+            target=str(out),
+            way_out="give another --out, or --overwrite to begin anew",
+        )
+    kept: dict[str, bytes] = {}
+    lines = out.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            break  # the line that a kill tore
+        try:
+            key, good = key_of(json.loads(line))
+        except (ValueError, TunesmithError) as error:
+            raise InvalidData(f"is no line of a batch's output: {error}", target=f"{out}:{number}") from None
+        if good or not retry_errors:
+            kept[key] = line
+    _replace(out, kept.values())
+    return set(kept)
+
+
+def run_batch(
+    asker: Asker,
+    source: Path,
+    overview: Overview,
+    out: Path,
+    *,
+    defaults: Mapping[str, Any],
+    kept: set[str],
+    concurrency: int,
+    watch: Callable[[Progress], None],
+) -> Progress:
+    """Ask every line that is not in ``kept``. ``watch`` is called about ten times a second.
+
+    Raises what stops the whole run; the answers so far are in ``out``.
+    """
+    progress = Progress(overview.rows, kept=len(kept))
+    rows = (row for row in read_rows(source, defaults) if row.key not in kept)
+    workers = _Workers(asker, rows, concurrency)
+    try:
+        with out.open("a", encoding="utf-8") as file:
+            while (item := workers.next()) is not None:
+                if item != ():
+                    row, line, error = item
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    file.flush()
+                    _count(progress, row, line, error)
+                watch(progress)
+    finally:
+        workers.stop()
+    watch(progress)
+    if workers.fatal is not None:
+        raise workers.fatal
+    _in_order(out, source)
+    if not progress.failed:
+        state_file(out).unlink(missing_ok=True)
+    return progress
+
+
+class _Workers:
+    """Daemon threads that ask, so that Ctrl-C need not wait for answers."""
+
+    def __init__(self, asker: Asker, rows: Iterator[Row], count: int) -> None:
+        self._asker = asker
+        self._rows = rows
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._results: queue.Queue[tuple[Row, dict[str, Any], TunesmithError | None] | None] = queue.Queue()
+        self._running = count
+        self.fatal: TunesmithError | None = None
+        for _ in range(count):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def next(self) -> tuple[Row, dict[str, Any], TunesmithError | None] | tuple[()] | None:
+        """A result, () when a tenth of a second passed without one, None when there are no more."""
+        try:
+            item = self._results.get(timeout=0.1)
+        except queue.Empty:
+            return ()
+        if item is None:
+            self._running -= 1
+            return None if self._running == 0 else ()
+        return item
+
+    def stop(self) -> None:
+        """Take no further line."""
+        self._stop.set()
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    row = next(self._rows, None)
+                if row is None:
+                    return
+                found = self._answer(row)
+                if found is not None:
+                    self._results.put(found)
+        finally:
+            self._results.put(None)
+
+    def _answer(self, row: Row) -> tuple[Row, dict[str, Any], TunesmithError | None] | None:
+        if row.fault is not None:
+            return row, failed(row, row.fault), row.fault
+        for attempt in range(1, TRIES + 1):
+            try:
+                return row, answered(row, self._asker.ask(row.url, row.body)), None
+            except _AGAIN as error:
+                if attempt < TRIES:
+                    pause = float(error.extra.get("retry_after") or 0.5 * 2**attempt)
+                    if self._stop.wait(min(pause, LONGEST_PAUSE)):
+                        return None
+                    continue
+                if isinstance(error, _FATAL):
+                    return self._end(error)
+                return row, failed(row, error), error
+            except _FATAL as error:
+                return self._end(error)
+            except TunesmithError as error:
+                return row, failed(row, error), error
+            except Exception as error:
+                return self._end(Failure(f"{type(error).__name__}: {error}"))
+        raise AssertionError("unreachable")
+
+    def _end(self, error: TunesmithError) -> None:
+        """Stop the run."""
+        self.fatal = self.fatal or error
+        self._stop.set()
+
+
+def _count(progress: Progress, row: Row, line: Mapping[str, Any], error: TunesmithError | None) -> None:
+    progress.done += 1
+    if error is not None:
+        progress.failed += 1
+        progress.errors[error.code] += 1
+        place = f"line {row.number}" if row.fault is None else ""
+        progress.examples.setdefault(error.code, f"{place}: {error}" if place else str(error))
+        return
+    usage = line["response"]["body"]["usage"] if row.openai else line["usage"]
+    progress.tokens += int(usage["completion_tokens"])
+
+
+def _in_order(out: Path, source: Path) -> None:
+    """Sort the lines of ``out`` as those of ``source``."""
+    lines = {}
+    with out.open("rb") as file:
+        for line in file:
+            lines[key_of(json.loads(line))[0]] = line
+    _replace(out, (lines[row.key] for row in read_rows(source, {}) if row.key in lines))
+
+
+def _replace(out: Path, lines: Any) -> None:
+    aside = out.with_name(out.name + ".part")
+    with aside.open("wb") as file:
+        file.writelines(lines)
+    aside.replace(out)

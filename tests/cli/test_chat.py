@@ -1,0 +1,150 @@
+"""``tunesmith chat`` over a real endpoint: through a pipe, and on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Served
+from tests.support.house import until
+from tunesmith.cli.talking import Target, printable
+from tunesmith.errors import UserError
+
+
+def test_a_pipe_is_a_conversation(served: Served, tmp_path: Path) -> None:
+    saved = tmp_path / "talk.jsonl"
+    lines = ["Hello", "", "//and a slash", f"/save {saved}", "/reset", "Hello", "/quit", "never asked"]
+    done = served.run("chat", "chat", "--max-tokens", "6", "--temperature", "0", stdin="\n".join(lines) + "\n")
+    assert done.returncode == 0, done.stderr
+    first = served.answer("Hello", max_tokens=6)
+    row = json.loads(saved.read_text())
+    assert [(message["role"], message["content"]) for message in row["messages"][:3]] == [
+        ("user", "Hello"),
+        ("assistant", first),
+        ("user", "/and a slash"),
+    ]
+    second = row["messages"][3]["content"]
+    assert done.stdout == "".join(printable(text) + "\n" for text in (first, second, first))
+    assert f"Saved 4 messages to {saved}." in done.stderr
+
+
+def test_json_lines_a_system_message_and_a_deployment(served: Served) -> None:
+    done = served.run(
+        "chat",
+        "chat/blue",
+        "--json",
+        "--system",
+        "Be kind.",
+        "--max-tokens",
+        "4",
+        "--temperature",
+        "0",
+        stdin="Hello\n",
+    )
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
+    whole = served.ws.endpoints.chat("chat", messages, max_tokens=4, temperature=0)
+    assert (line["content"], line["finish_reason"]) == (whole.text, whole.finish_reason)
+    assert line["usage"]["completion_tokens"] == whole.usage["completion_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "said"),
+    [
+        (["nowhere"], "Hello\n", "nowhere"),
+        (["chat"], "/sing\n", "there is no command /sing"),
+        (["chat", "--temperature", "9"], "Hello\n", "between 0 and 2"),
+    ],
+)
+def test_what_is_wrong_is_said_and_ends_a_pipe(served: Served, arguments: list[str], stdin: str, said: str) -> None:
+    done = served.run("chat", *arguments, stdin=stdin)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert said in " ".join(done.stderr.split())
+
+
+class Terminal:
+    """``tunesmith chat`` on a terminal of its own."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._end, inner = pty.openpty()
+        self.process = subprocess.Popen(
+            command,
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+            env={**os.environ, "TERM": "dumb"},
+            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
+        )
+        os.close(inner)
+        self.shown = ""
+
+    def wait_for(self, text: str) -> None:
+        """Read until ``text`` is shown beyond what was waited for before."""
+        end = time.monotonic() + 60
+        while text not in self.shown:
+            assert time.monotonic() < end, f"waited for {text!r}: {self.shown!r}"
+            if select.select([self._end], [], [], 1.0)[0]:
+                self.shown += os.read(self._end, 65536).decode(errors="replace")
+        self.shown = self.shown[self.shown.index(text) + len(text) :]
+
+    def type(self, text: str) -> None:
+        os.write(self._end, text.encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(served: Served) -> None:
+    terminal = Terminal(served.command("chat", "chat", "--max-tokens", "5", "--temperature", "0"))
+    try:
+        terminal.wait_for("\n> ")
+        terminal.type("/help\n")
+        terminal.wait_for("/retry")
+        terminal.wait_for("\n> ")
+        terminal.type("\x03")
+        terminal.wait_for("/quit or Ctrl-D leaves")
+        terminal.wait_for("\n> ")
+        served.instance.suspend()  # so that the answer is under way for as long as the test wants
+        try:
+            terminal.type("Hello\n")
+            with served.server.http as http:
+                key = served.ws.endpoints.keys("chat").primary_key
+                headers = {"Authorization": f"Bearer {key}"}
+
+                def in_flight() -> bool:
+                    text = http.get("/endpoints/chat/metrics", headers=headers).text
+                    return re.search(r"^tunesmith_in_flight\S* 1(\.0)?$", text, re.MULTILINE) is not None
+
+                until(in_flight, "the request to be in flight")
+            terminal.type("\x03")
+            terminal.wait_for("(stopped)")
+        finally:
+            served.instance.resume()
+        terminal.wait_for("\n> ")
+        terminal.type("/retry\n")
+        terminal.wait_for("tokens/s")
+        terminal.wait_for("\n> ")
+        terminal.type("/quit\n")
+        assert terminal.process.wait(30) == 0
+    finally:
+        terminal.close()
+
+
+def test_targets_and_controls() -> None:
+    assert Target.parse("chat/blue", "A") == Target("chat", "blue")
+    assert str(Target.parse("chat", "A")) == "chat"
+    with pytest.raises(UserError, match="neither"):
+        Target.parse("a/b/c", "A")
+    assert printable("a\x1b[31mb\tc\n\x07") == "a[31mb\tc\n"
