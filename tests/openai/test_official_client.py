@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import httpx
+import jsonschema
 import openai
 import pytest
+from pydantic import BaseModel
 
+from tests.generate.conftest import stir
+from tests.generate.test_tool_format import QWEN
 from tests.support.house import House
 from tests.support.tiny import tiny_model
 from tunesmith.models import import_model
 from tunesmith.records.endpoints import UpdateEndpoint
 
-ASK = [{"role": "user", "content": "What is the capital of France?"}]
+ASK: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("served")
-    source = tiny_model("llama", folder / "source")
+    source = stir(tiny_model("llama", folder / "source"))
+    (source / "chat_template.jinja").write_text(QWEN)
     package = import_model(str(source), folder / "package", downloads=folder / "downloads", name="tiny-llama")
     house = House(folder / "house", {"tiny-llama": package.path}).start()
     house.deploy("chat", "blue", "azureml:tiny-llama:1")
@@ -97,3 +104,118 @@ def test_its_errors_are_the_clients_own(served: House, client: openai.OpenAI) ->
         client.models.list()
     fresh = client.with_options(api_key=served.service.keys("chat").primary_key)
     assert len(list(fresh.models.list())) == 2
+
+
+class Place(BaseModel):
+    """Where somebody lives. Bounded, so that an answer of a random model comes to its end."""
+
+    kind: Literal["house", "flat"]
+    floor: Literal[0, 1, 2]
+    warm: bool | None
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"enum": ["Paris", "Bern"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+STOP: Any = {"type": "function", "function": {"name": "stop"}}
+
+
+def test_answers_follow_a_schema(client: openai.OpenAI) -> None:
+    for seed in range(5):
+        parsed = client.chat.completions.parse(model="blue", messages=ASK, response_format=Place, seed=seed)
+        assert parsed.choices[0].finish_reason == "stop"
+        assert isinstance(parsed.choices[0].message.parsed, Place)
+    schema: Any = {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "flags", "strict": True, "schema": schema}}
+    chunks: Any = client.chat.completions.create(
+        model="blue", messages=ASK, response_format=form, temperature=0, stream=True, n=2
+    )
+    texts = ["", ""]
+    reasons: list[str | None] = [None, None]
+    for chunk in chunks:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+    assert reasons == ["stop", "stop"]
+    for text in texts:
+        jsonschema.validate(json.loads(text), schema)
+    # Cut by the limit, it is a beginning, and says so.
+    cut = client.chat.completions.create(
+        model="blue", messages=ASK, response_format={"type": "json_object"}, max_tokens=1, seed=1
+    ).choices[0]
+    assert cut.finish_reason == "length"
+    assert cut.message.content is not None and cut.message.content.startswith("{")
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        form["json_schema"]["schema"] = {"type": "array", "uniqueItems": True}
+        client.chat.completions.create(model="blue", messages=ASK, response_format=form)
+    assert refused.value.param == "response_format.json_schema.schema"
+
+
+def test_functions_are_called(client: openai.OpenAI) -> None:
+    said = client.chat.completions.create(
+        model="blue", messages=ASK, tools=[WEATHER, STOP], tool_choice="required", parallel_tool_calls=False, seed=3
+    ).choices[0]
+    assert said.finish_reason == "tool_calls"
+    assert said.message.content is None
+    assert said.message.tool_calls is not None
+    (call,) = said.message.tool_calls
+    assert call.type == "function"
+    assert call.function.name in ("get_weather", "stop")
+
+    named: Any = {"type": "function", "function": {"name": "get_weather"}}
+    asked: dict[str, Any] = {"tools": [WEATHER, STOP], "tool_choice": named, "parallel_tool_calls": False, "seed": 4}
+    with client.chat.completions.stream(model="blue", messages=ASK, **asked) as stream:
+        events = list(stream)
+        whole = stream.get_final_completion().choices[0]
+    assert whole.finish_reason == "tool_calls"
+    assert whole.message.tool_calls is not None
+    (streamed,) = whole.message.tool_calls
+    assert streamed.function.name == "get_weather"
+    assert streamed.id.startswith("call_")
+    jsonschema.validate(json.loads(streamed.function.arguments), WEATHER["function"]["parameters"])
+    assert "tool_calls.function.arguments.done" in [event.type for event in events]
+
+    # The answer is sent back with the function's result, as it came.
+    answer: Any = [*ASK, whole.message, {"role": "tool", "tool_call_id": streamed.id, "content": "21 degrees"}]
+    after = client.chat.completions.create(model="blue", messages=answer, tools=[WEATHER], max_tokens=4)
+    assert after.usage is not None
+    assert after.usage.prompt_tokens > 40
+
+
+def test_text_is_text_where_the_model_calls_nothing(client: openai.OpenAI) -> None:
+    plain = client.chat.completions.create(model="blue", messages=ASK, max_tokens=8, temperature=0, tools=[WEATHER])
+    assert plain.choices[0].finish_reason in ("stop", "length")
+    assert plain.choices[0].message.tool_calls is None
+    assert plain.choices[0].message.content
+    strict: Any = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    held = client.chat.completions.create(model="blue", messages=ASK, max_tokens=8, seed=1, tools=[strict])
+    assert held.choices[0].message.tool_calls is None
+
+
+def test_lists_of_prompts_and_stop_strings(client: openai.OpenAI) -> None:
+    several = client.completions.create(model="tiny-llama", prompt=["Hello", "Bird."], max_tokens=4, temperature=0)
+    alone = client.completions.create(model="tiny-llama", prompt="Bird.", max_tokens=4, temperature=0)
+    assert [choice.index for choice in several.choices] == [0, 1]
+    assert several.choices[1].text == alone.choices[0].text
+    text = alone.choices[0].text
+    cut = client.completions.create(model="tiny-llama", prompt="Bird.", max_tokens=4, temperature=0, stop=[text[2:4]])
+    assert cut.choices[0].text == text[: text.index(text[2:4])]
+    assert cut.choices[0].finish_reason == "stop"
+    raw = client.chat.completions.with_raw_response.create(
+        model="blue", messages=ASK, max_tokens=1, extra_headers={"x-request-id": "mine-1"}
+    )
+    assert raw.headers["x-request-id"] == "mine-1"
+    assert raw.headers["x-tunesmith-model"] == "azureml:tiny-llama:1"
+    assert raw.headers["azureml-model-deployment"] == "blue"

@@ -128,12 +128,12 @@ def run_batch(
     workers = _Workers(asker, rows, concurrency)
     try:
         with out.open("a", encoding="utf-8") as file:
-            while (item := workers.next()) is not None:
-                if item != ():
-                    row, line, error = item
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            while not workers.finished:
+                outcome = workers.next()
+                if outcome is not None:
+                    file.write(json.dumps(outcome.line, ensure_ascii=False) + "\n")
                     file.flush()
-                    _count(progress, row, line, error)
+                    _count(progress, outcome)
                 watch(progress)
     finally:
         workers.stop()
@@ -146,6 +146,16 @@ def run_batch(
     return progress
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a row."""
+
+    row: Row
+    line: dict[str, Any]
+    """For the output."""
+    error: TunesmithError | None = None
+
+
 class _Workers:
     """Daemon threads that ask, so that Ctrl-C need not wait for answers."""
 
@@ -154,22 +164,26 @@ class _Workers:
         self._rows = rows
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._results: queue.Queue[tuple[Row, dict[str, Any], TunesmithError | None] | None] = queue.Queue()
+        self._results: queue.Queue[Outcome | None] = queue.Queue()
         self._running = count
         self.fatal: TunesmithError | None = None
         for _ in range(count):
             threading.Thread(target=self._work, daemon=True).start()
 
-    def next(self) -> tuple[Row, dict[str, Any], TunesmithError | None] | tuple[()] | None:
-        """A result, () when a tenth of a second passed without one, None when there are no more."""
+    @property
+    def finished(self) -> bool:
+        """Whether every thread has ended and its outcomes are taken."""
+        return self._running == 0
+
+    def next(self) -> Outcome | None:
+        """An outcome, or None when a tenth of a second passed without one or a thread has ended."""
         try:
-            item = self._results.get(timeout=0.1)
+            outcome = self._results.get(timeout=0.1)
         except queue.Empty:
-            return ()
-        if item is None:
+            return None
+        if outcome is None:
             self._running -= 1
-            return None if self._running == 0 else ()
-        return item
+        return outcome
 
     def stop(self) -> None:
         """Take no further line."""
@@ -188,12 +202,13 @@ class _Workers:
         finally:
             self._results.put(None)
 
-    def _answer(self, row: Row) -> tuple[Row, dict[str, Any], TunesmithError | None] | None:
+    def _answer(self, row: Row) -> Outcome | None:
+        """None when the run stops before there is an answer."""
         if row.fault is not None:
-            return row, failed(row, row.fault), row.fault
+            return Outcome(row, failed(row, row.fault), row.fault)
         for attempt in range(1, TRIES + 1):
             try:
-                return row, answered(row, self._asker.ask(row.url, row.body)), None
+                return Outcome(row, answered(row, self._asker.ask(row.url, row.body)))
             except _AGAIN as error:
                 if attempt < TRIES:
                     pause = float(error.extra.get("retry_after") or 0.5 * 2**attempt)
@@ -201,14 +216,17 @@ class _Workers:
                         return None
                     continue
                 if isinstance(error, _FATAL):
-                    return self._end(error)
-                return row, failed(row, error), error
+                    self._end(error)
+                    return None
+                return Outcome(row, failed(row, error), error)
             except _FATAL as error:
-                return self._end(error)
+                self._end(error)
+                return None
             except TunesmithError as error:
-                return row, failed(row, error), error
+                return Outcome(row, failed(row, error), error)
             except Exception as error:
-                return self._end(Failure(f"{type(error).__name__}: {error}"))
+                self._end(Failure(f"{type(error).__name__}: {error}"))
+                return None
         raise AssertionError("unreachable")
 
     def _end(self, error: TunesmithError) -> None:
@@ -217,16 +235,17 @@ class _Workers:
         self._stop.set()
 
 
-def _count(progress: Progress, row: Row, line: Mapping[str, Any], error: TunesmithError | None) -> None:
+def _count(progress: Progress, outcome: Outcome) -> None:
+    row, error = outcome.row, outcome.error
     progress.done += 1
     if error is not None:
         progress.failed += 1
         progress.errors[error.code] += 1
-        place = f"line {row.number}" if row.fault is None else ""
-        progress.examples.setdefault(error.code, f"{place}: {error}" if place else str(error))
+        # A row's own fault names its place already.
+        progress.examples.setdefault(error.code, f"line {row.number}: {error}" if row.fault is None else str(error))
         return
-    usage = line["response"]["body"]["usage"] if row.openai else line["usage"]
-    progress.tokens += int(usage["completion_tokens"])
+    answer = outcome.line["response"]["body"] if row.openai else outcome.line
+    progress.tokens += int(answer["usage"]["completion_tokens"])
 
 
 def _in_order(out: Path, source: Path) -> None:
