@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def _alone(model: Any, documents: list[Document]) -> tuple[float, dict[str, Tens
         logits = model(input_ids=torch.from_numpy(document.ids)[None], use_cache=False).logits[0].float()
         picked = logits[torch.from_numpy(document.labels_at)]
         total = total + torch.nn.functional.cross_entropy(picked, torch.from_numpy(document.labels), reduction="sum")
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     return total.item(), _gradients(model)
 
 
@@ -105,17 +106,17 @@ def test_no_token_reaches_another_conversation(family: str, attention: str) -> N
     assert reached[end:].max() == 0
 
 
-@pytest.mark.parametrize("trick", ["norm", "attention", "mlp", "projection"])
+TRICKS = [field.name for field in dataclasses.fields(Tricks) if field.name != "allocator"]
+
+
+@pytest.mark.parametrize("trick", TRICKS)
 @pytest.mark.parametrize("family", ["llama", "phi3", "gemma3"])
 def test_each_trick_alone_changes_nothing(family: str, trick: str) -> None:
     batch = assemble(DOCUMENTS)
     results = []
-    for tricks in (
-        Tricks.none(),
-        Tricks(
-            **{name: name in (trick, "attention") for name in ("norm", "attention", "mlp", "projection", "allocator")}
-        ),
-    ):
+    # A layer is made of the functions of the others.
+    also = TRICKS if trick == "layer" else (trick, "attention")
+    for tricks in (Tricks.none(), Tricks(**{name: name in also for name in (*TRICKS, "allocator")})):
         forward = ChatForward(with_adapters(random_model(family)), tricks=tricks)
         loss = forward.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -129,6 +130,8 @@ def test_every_module_of_a_tested_family_takes_its_trick(family: str) -> None:
     forward = ChatForward(with_adapters(random_model(family)))
     assert forward.took["attention"] == forward.took["mlp"] == 2
     assert forward.took["norm"] >= 5
+    # Gemma's layers have a norm after each half, too, and stay as they are.
+    assert forward.took["layer"] == (0 if family == "gemma3" else 2)
 
 
 def test_a_long_conversation_recomputes_its_attention(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,9 +39,9 @@ class _LoraProduct(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         flat, narrow, weight, a, b = ctx.saved_tensors
         grad = outputs[0].reshape(-1, outputs[0].shape[-1])
-        grad_narrow = (grad @ b.to(grad.dtype)).mul_(ctx.scaling)
+        grad_narrow = (grad @ b.to(grad.dtype).t().contiguous().t()).mul_(ctx.scaling)
         grad_a = (grad_narrow.t() @ flat).float() if ctx.needs_input_grad[3] else None
-        grad_b = (grad.t() @ narrow).float().mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        grad_b = (narrow.t() @ grad).float().mul_(ctx.scaling).t() if ctx.needs_input_grad[4] else None
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad @ weight).addmm_(grad_narrow, a.to(grad.dtype)).view(ctx.shape)

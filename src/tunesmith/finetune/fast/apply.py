@@ -23,11 +23,13 @@ from tunesmith.finetune.lora import LoraLinear
 _PLAIN_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "Phi3RMSNorm")
 _OFFSET_NORMS = ("Gemma3RMSNorm",)
 """Norms whose weight is stored as the distance from 1."""
+_PLAIN_LAYERS = tuple(f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Qwen2", "Qwen3", "Phi3"))
+"""Layers of two halves, ``x + attention(norm(x))`` and ``x + mlp(norm(x))``."""
 
 
 def apply_tricks(model: nn.Module, tricks: Tricks) -> dict[str, int]:
     """Change the forwards of ``model`` in place; how many modules each trick took."""
-    counts = {"norm": 0, "attention": 0, "mlp": 0}
+    counts = {"norm": 0, "attention": 0, "mlp": 0, "layer": 0}
     if tricks.allocator:
         keep_freed_memory()
     for module in model.modules():
@@ -39,6 +41,10 @@ def apply_tricks(model: nn.Module, tricks: Tricks) -> dict[str, int]:
             counts["attention"] += 1
         elif tricks.mlp and kind.endswith("MLP") and _set_mlp(module):
             counts["mlp"] += 1
+    # Last, because a layer is made of what the others found.
+    for module in model.modules():
+        if tricks.layer and type(module).__name__ in _PLAIN_LAYERS and _set_layer(module):
+            counts["layer"] += 1
     return counts
 
 
@@ -107,22 +113,26 @@ def _attention(
     documents: tuple[int, ...],
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    shape: AttentionShape = self.fast_shape
-    fresh = self.fast_group is not None and not hasattr(self, "q_norm")
     if self.fast_group is not None:
         qkv = project(hidden_states, self.fast_group)
     elif hasattr(self, "qkv_proj"):
         qkv = self.qkv_proj(hidden_states)
     else:
         qkv = torch.cat([self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)], -1)
+    return self.o_proj(_attend(self, qkv, position_embeddings, documents)), None
+
+
+def _attend(self: Any, qkv: Tensor, position_embeddings: tuple[Tensor, Tensor], documents: tuple[int, ...]) -> Tensor:
+    """From queries, keys and values side by side, [1, tokens, …], to what the output projection reads."""
+    shape: AttentionShape = self.fast_shape
+    fresh = self.fast_group is not None and not hasattr(self, "q_norm")
     qkv = qkv.view(qkv.shape[1], -1)
     if hasattr(self, "q_norm"):
         heads = qkv.view(qkv.shape[0], -1, shape.head_dim)
         query, key, value = heads.split([shape.heads, shape.kv_heads, shape.kv_heads], 1)  # type: ignore[no-untyped-call]
         qkv = torch.cat([self.q_norm(query), self.k_norm(key), value], 1).view(qkv.shape[0], -1)
     cos, sin = position_embeddings
-    attended = rotary_attention(qkv, cos[0], sin[0], documents, shape, fresh=fresh)
-    return self.o_proj(attended[None]), None
+    return rotary_attention(qkv, cos[0], sin[0], documents, shape, fresh=fresh)[None]
 
 
 # ── MLP ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -158,3 +168,44 @@ def _set_mlp(module: Any) -> bool:
 
 def _mlp(self: Any, x: Tensor) -> Tensor:
     return gated_mlp(x, self.fast_entering, self.fast_leaving, self.fast_kind)
+
+
+# ── layers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _set_layer(module: Any) -> bool:
+    attention, mlp = module.self_attn, module.mlp
+    norms = [module.input_layernorm, module.post_attention_layernorm]
+    if getattr(attention, "fast_group", None) is None or not hasattr(mlp, "fast_entering"):
+        return False
+    if not _plain_adapters([attention.o_proj]):
+        return False
+    if any(type(norm).__name__ not in _PLAIN_NORMS or norm.weight.requires_grad for norm in norms):
+        return False
+    dropouts = [getattr(module, name, None) for name in ("resid_attn_dropout", "resid_mlp_dropout")]
+    if any(dropout is not None and dropout.p > 0 for dropout in dropouts):
+        return False
+    module.fast_leaving = LoraGroup([attention.o_proj])
+    _use(module, _layer)
+    return True
+
+
+def _layer(
+    self: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
+    documents: tuple[int, ...],
+    **unused: Any,
+) -> Tensor:
+    attention, mlp = self.self_attn, self.mlp
+    qkv = project(hidden_states, attention.fast_group, norm=_norm_of(self.input_layernorm))
+    attended = _attend(attention, qkv, position_embeddings, documents)
+    hidden_states = project(attended, self.fast_leaving, residual=hidden_states)
+    norm = _norm_of(self.post_attention_layernorm)
+    return gated_mlp(hidden_states, mlp.fast_entering, mlp.fast_leaving, mlp.fast_kind, norm=norm)
+
+
+def _norm_of(module: Any) -> tuple[Tensor, float]:
+    return module.weight.detach(), module.variance_epsilon

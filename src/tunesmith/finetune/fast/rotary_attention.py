@@ -2,8 +2,10 @@
 
 For each document, blocks of ``BLOCK`` queries meet the keys up to the block's end: product, mask on the diagonal,
 softmax, product. So only the causal half is computed, by the machine's matrix products, and scores stay in cache.
-Queries, keys and values are read where the projection left them, side by side for each token. The softmax's output is
-kept for the backward pass where a document is short (``KEPT_WEIGHTS`` tokens), and made again where it is long.
+Queries, keys and values are read where the projection left them, side by side for each token. The query heads that
+share a key head are rows of one product, so that keys and values are neither spread nor their gradients gathered. The
+softmax's output is kept for the backward pass where a document is short (``KEPT_WEIGHTS`` tokens), and made again
+where it is long.
 
 Rotary embedding: Su et al. 2021, in transformers' half-split layout; a partial rotation (Phi-3's later models) leaves
 the rest as it is.
@@ -71,21 +73,29 @@ class _Blocks:
         ]
 
     def weights(self, query: Tensor, key: Tensor, block: tuple[int, int, int], diagonal: Tensor) -> Tensor:
-        """Softmax of one block: [heads, queries, keys]; ``query`` is scaled already."""
+        """Softmax of one block: [kv heads, query heads of each x queries, keys]; ``query`` is scaled already."""
         start, end, first = block
-        scores = torch.bmm(query[:, start:end], key[:, first:end].transpose(1, 2))
+        count = end - start
+        scores = torch.bmm(query, key[:, first:end].transpose(1, 2))
+        heads = scores.view(-1, count, end - first)
         if self.window is None:
-            count = end - start
-            scores[:, :, start:].add_(diagonal[:count, :count])
+            heads[:, :, start:].add_(diagonal[:count, :count])
         else:
-            scores.add_(_mask(start, end, first, self.window, scores))
+            heads.add_(_mask(start, end, first, self.window, scores))
         return torch.softmax(scores, -1)
 
 
-def _spread(x: Tensor, groups: int) -> Tensor:
-    """[tokens, kv heads, width] to [heads, tokens, width], each kv head for its ``groups`` query heads."""
-    x = x.transpose(0, 1)
-    return x if groups == 1 else x.repeat_interleave(groups, 0)
+def _rows(x: Tensor, kv_heads: int) -> Tensor:
+    """[tokens, heads, width] to [kv heads, heads of each x tokens, width]."""
+    tokens, _, width = x.shape
+    return x.view(tokens, kv_heads, -1, width).permute(1, 2, 0, 3).reshape(kv_heads, -1, width)
+
+
+def _put(rows: Tensor, into: Tensor) -> None:
+    """Write what ``_rows`` would make of ``into`` [tokens, heads, width] back into it."""
+    tokens, _, width = into.shape
+    kv_heads = rows.shape[0]
+    into.view(tokens, kv_heads, -1, width).copy_(rows.view(kv_heads, -1, tokens, width).permute(2, 0, 1, 3))
 
 
 class _RotaryAttention(torch.autograd.Function):
@@ -104,14 +114,14 @@ class _RotaryAttention(torch.autograd.Function):
         diagonal = _diagonal(qkv)
         kept: list[Tensor] = []
         for begin, stop in pairwise(documents):
-            query = parts[begin:stop, :heads].transpose(0, 1)
-            key = _spread(parts[begin:stop, heads : heads + kv], heads // kv)
-            value = _spread(parts[begin:stop, heads + kv :], heads // kv)
+            key = parts[begin:stop, heads : heads + kv].transpose(0, 1)
+            value = parts[begin:stop, heads + kv :].transpose(0, 1)
             blocks = _Blocks(shape, stop - begin)
             for block in blocks.bounds:
-                weights = blocks.weights(query, key, block, diagonal)
                 start, end, first = block
-                output[begin + start : begin + end] = torch.bmm(weights, value[:, first:end]).transpose(0, 1)
+                query = _rows(parts[begin + start : begin + end, :heads], kv)
+                weights = blocks.weights(query, key, block, diagonal)
+                _put(torch.bmm(weights, value[:, first:end]), output[begin + start : begin + end])
                 if stop - begin <= KEPT_WEIGHTS:
                     kept.append(weights)
         ctx.save_for_backward(qkv, cos, sin, *kept)
@@ -124,7 +134,6 @@ class _RotaryAttention(torch.autograd.Function):
         shape: AttentionShape = ctx.shape
         tokens = qkv.shape[0]
         heads, kv, width = shape.heads, shape.kv_heads, shape.head_dim
-        groups = heads // kv
         parts = qkv.view(tokens, heads + 2 * kv, width)
         grad = outputs[0].reshape(tokens, heads, width)
         result = torch.empty_like(qkv)
@@ -133,28 +142,27 @@ class _RotaryAttention(torch.autograd.Function):
         at = 0
         for begin, stop in pairwise(ctx.documents):
             length = stop - begin
-            query = parts[begin:stop, :heads].transpose(0, 1)
-            key = _spread(parts[begin:stop, heads : heads + kv], groups)
-            value = _spread(parts[begin:stop, heads + kv :], groups)
-            grad_out = grad[begin:stop].transpose(0, 1)
-            grad_key = torch.zeros(heads, length, width, dtype=qkv.dtype, device=qkv.device)
+            key = parts[begin:stop, heads : heads + kv].transpose(0, 1)
+            value = parts[begin:stop, heads + kv :].transpose(0, 1)
+            grad_key = torch.zeros(kv, length, width, dtype=qkv.dtype, device=qkv.device)
             grad_value = torch.zeros_like(grad_key)
             blocks = _Blocks(shape, length)
             for block in blocks.bounds:
                 start, end, first = block
+                query = _rows(parts[begin + start : begin + end, :heads], kv)
                 if length <= KEPT_WEIGHTS:
                     weights = kept[at]
                     at += 1
                 else:
                     weights = blocks.weights(query, key, block, diagonal)
-                part = grad_out[:, start:end]
+                part = _rows(grad[begin + start : begin + end], kv)
                 grad_value[:, first:end].baddbmm_(weights.transpose(1, 2), part)
                 through = torch.bmm(part, value[:, first:end].transpose(1, 2))
                 scores = torch._softmax_backward_data(through, weights, -1, weights.dtype)
-                grads[begin + start : begin + end, :heads] = torch.bmm(scores, key[:, first:end]).transpose(0, 1)
-                grad_key[:, first:end].baddbmm_(scores.transpose(1, 2), query[:, start:end])
-            grads[begin:stop, heads : heads + kv] = _gather(grad_key, groups)
-            grads[begin:stop, heads + kv :] = _gather(grad_value, groups)
+                _put(torch.bmm(scores, key[:, first:end]), grads[begin + start : begin + end, :heads])
+                grad_key[:, first:end].baddbmm_(scores.transpose(1, 2), query)
+            grads[begin:stop, heads : heads + kv] = grad_key.transpose(0, 1)
+            grads[begin:stop, heads + kv :] = grad_value.transpose(0, 1)
         grads[:, :heads].mul_(shape.scaling)
         rotate_(grads[:, : heads + kv], cos, sin, back=True)
         return result, None, None, None, None, None
@@ -162,13 +170,6 @@ class _RotaryAttention(torch.autograd.Function):
 
 def _diagonal(like: Tensor) -> Tensor:
     return torch.full((BLOCK, BLOCK), -torch.inf, dtype=like.dtype, device=like.device).triu_(1)
-
-
-def _gather(grad: Tensor, groups: int) -> Tensor:
-    """The gradients of the spread kv heads summed: [heads, tokens, width] to [tokens, kv heads, width]."""
-    if groups > 1:
-        grad = grad.view(-1, groups, *grad.shape[1:]).sum(1)
-    return grad.transpose(0, 1)
 
 
 def rotary_attention(

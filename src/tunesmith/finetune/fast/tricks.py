@@ -17,10 +17,12 @@ class Tricks:
     """Gate, up, activation and down with their adapters as one function that keeps gate and up only."""
     projection: bool = True
     """Query, key and value as one product with their adapters."""
+    layer: bool = True
+    """A layer's halves, from the norm to the residual's sum, as one function each; the norms' outputs are not kept."""
     allocator: bool = True
     """Freed memory stays with the process, so that a step does not ask the system for it page by page again."""
 
     @classmethod
     def none(cls) -> Tricks:
         """Every trick off."""
-        return cls(norm=False, attention=False, mlp=False, projection=False, allocator=False)
+        return cls(norm=False, attention=False, mlp=False, projection=False, layer=False, allocator=False)
