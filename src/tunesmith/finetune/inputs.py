@@ -510,13 +510,13 @@ INPUTS: Mapping[str, Input] = MappingProxyType({entry.name: entry for entry in _
 
 PIPELINE_INPUTS: Mapping[str, str] = MappingProxyType(
     {
-        "instance_type_model_import": "size that the import step asks for; checked against the model's allow-list",
-        "instance_type_preprocess": "size that the preprocessing step asks for",
-        "instance_type_finetune": "size that the fine-tuning step asks for",
-        "instance_type_model_evaluation": "size that the evaluation step asks for",
+        "instance_type_model_import": "size that the import step asks for; what differs from this machine is said",
+        "instance_type_preprocess": "size that the preprocessing step asks for; as above",
+        "instance_type_finetune": "size that the fine-tuning step asks for; as above",
+        "instance_type_model_evaluation": "size that the evaluation step asks for; as above",
         "compute_model_import": "compute of the import step",
         "compute_preprocess": "compute of the preprocessing step",
-        "compute_finetune": "compute of the fine-tuning step",
+        "compute_finetune": "compute of the fine-tuning step; refused when the model's allow-list lacks its size",
         "compute_model_evaluation": "compute of the evaluation step",
         "shm_size_finetune": "shared memory of a container; waived, said: steps are processes of this machine",
         "huggingface_id": "base model by its hub name",
@@ -524,7 +524,7 @@ PIPELINE_INPUTS: Mapping[str, str] = MappingProxyType(
         "mlflow_model_path": "base model: an MLflow model folder",
         "finetune_config_path": "a file with values for these inputs; a value given directly goes first",
         "trust_remote_code": "true is refused: code that comes with a model is never run",
-        "batch_size": "rows that preprocessing reads at a time",
+        "batch_size": "rows that Azure ML reads at a time; waived, said: rows are streamed in bounded memory",
         "train_file_path": "training conversations: jsonl, json, csv, tsv or parquet",
         "validation_file_path": "validation conversations; a missing file is an error, rows are never taken from train",
         "test_file_path": "test conversations for the evaluation step",
