@@ -20,6 +20,7 @@ def commands(page: str) -> list[str]:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(520)
 def test_the_pages_run(tmp_path: Path, models: dict[str, Path]) -> None:
     lines = [
         f"tunesmith models register chat-model --path {models[name]} --type custom_model"
@@ -41,7 +42,7 @@ def test_the_pages_run(tmp_path: Path, models: dict[str, Path]) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

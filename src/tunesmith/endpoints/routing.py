@@ -38,6 +38,11 @@ class DeploymentRoute:
     """LoRA adapters over the model, by the names that callers use; each with the reference of its version."""
 
     @property
+    def model_names(self) -> set[str]:
+        """What a request's ``model`` may be to be answered here, beside the endpoint's name."""
+        return {self.name, self.model, self.model_name, *self.adapters}
+
+    @property
     def queue_room(self) -> int:
         """Requests that may wait at once: as many as run when every instance there may be is busy.
 
@@ -113,7 +118,14 @@ class Route:
                     target=DEPLOYMENT_HEADER,
                     way_out=f"did you mean {close[0]!r}?" if close else None,
                 )
-            return Choice(chosen, model if model in chosen.adapters else None)
+            if model is None or model in chosen.model_names or model == self.name:
+                return Choice(chosen, model if model in chosen.adapters else None)
+            raise NotFound(
+                f"deployment {chosen.name!r} of endpoint {self.name!r} serves no model {model[:64]!r} "
+                f"(it serves: {', '.join(sorted(chosen.model_names))})",
+                target="model",
+                way_out="GET …/v1/models lists the names",
+            )
         traffic = self.traffic
         adapter: str | None = None
         if model is not None and model != self.name:

@@ -1,0 +1,116 @@
+"""Adapters beside a model: found, checked against their base, named, chosen by the body's ``model``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.house import Rooms
+from tunesmith.endpoints.adapters import base_of, find_adapter
+from tunesmith.endpoints.routing import Choice, Route
+from tunesmith.errors import InvalidModel, NotFound, ValidationFailed
+from tunesmith.models import ModelPackage
+from tunesmith.records.endpoints import CreateDeployment, CreateEndpoint, Deployment, UpdateDeployment, UpdateEndpoint
+
+
+def adapter_folder(folder: Path, base: str | None = None) -> Path:
+    """The form of a training output: ``adapter/`` with a lock beside it that names the base by hash."""
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if base is not None:
+        (folder / "run.lock").write_text(json.dumps({"model": {"name": "tiny", "sha256": base}}))
+    return folder
+
+
+@pytest.fixture
+def rooms(tmp_path: Path, models: dict[str, Path]) -> Iterator[Rooms]:
+    right = ModelPackage.open(models["tiny-phi3"]).sha256
+    other = ModelPackage.open(models["tiny-llama"]).sha256
+    folders = {
+        **models,
+        "polite": adapter_folder(tmp_path / "polite", right),
+        "brief": adapter_folder(tmp_path / "brief", right),
+        "strange": adapter_folder(tmp_path / "strange", other),
+        "foreign": adapter_folder(tmp_path / "foreign"),
+    }
+    made = Rooms(tmp_path / "home", folders, "http://here")
+    made.service.create_or_update(CreateEndpoint(name="chat"))
+    yield made
+    made.database.close()
+
+
+def deploy(rooms: Rooms, name: str = "blue", **changes: Any) -> Deployment:
+    values = {"name": name, "endpoint": "chat", "model": "tiny-phi3", **changes}
+    return rooms.service.create_or_update_deployment(CreateDeployment.model_validate(values))
+
+
+def test_the_base_of_an_adapter_is_told_by_what_lies_beside_it(tmp_path: Path, models: dict[str, Path]) -> None:
+    trained = adapter_folder(tmp_path / "trained", "abc")
+    assert find_adapter("a", trained) == find_adapter("a", trained / "adapter") == trained / "adapter"
+    assert base_of(trained / "adapter") == "abc"
+    (trained / "run.lock").write_text("no JSON")
+    assert base_of(trained / "adapter") is None
+    converted = adapter_folder(tmp_path / "converted")
+    (converted / "model").symlink_to(models["tiny-phi3"])
+    assert base_of(converted / "adapter") == ModelPackage.open(models["tiny-phi3"]).sha256
+    with pytest.raises(InvalidModel, match=r"adapter 'a' is no LoRA adapter.*has a adapter_config\.json"):
+        find_adapter("a", models["tiny-phi3"])
+
+
+def test_adapters_are_kept_by_name_and_roll_when_they_change(rooms: Rooms) -> None:
+    made = deploy(rooms, adapters={"polite": "polite:1", "foreign": "foreign:1"})
+    assert made.adapters == {"polite": "azureml:polite:1", "foreign": "azureml:foreign:1"}
+    assert made.notices == [
+        "adapter foreign: nothing tells which base it was trained on; its shapes are compared when it loads"
+    ]
+    (wanted,) = rooms.service.wanted()
+    folders = rooms.service.adapter_folders(wanted)
+    assert {name: path.parent.name for name, path in folders.items()} == {"polite": "polite", "foreign": "foreign"}
+    rooms.service.update_deployment("chat", "blue", UpdateDeployment(description="the same adapters"))
+    assert rooms.service.wanted()[0].generation == 1
+    rooms.service.update_deployment("chat", "blue", UpdateDeployment(adapters={"brief": "brief:1"}))
+    assert rooms.service.wanted()[0].generation == 2
+    rooms.database.close()
+    later = Rooms(rooms.paths.home, rooms.resolver.models, "http://here")
+    assert later.service.get_deployment("chat", "blue").adapters == {"brief": "azureml:brief:1"}
+    later.database.close()
+
+
+def test_an_adapter_of_another_base_and_a_name_that_is_taken_are_refused(rooms: Rooms) -> None:
+    with pytest.raises(InvalidModel, match="adapter 'strange' was trained on another base") as caught:
+        deploy(rooms, adapters={"strange": "strange:1"})
+    assert caught.value.target == "adapters.strange"
+    with pytest.raises(NotFound, match="no model 'nowhere'"):
+        deploy(rooms, adapters={"nowhere": "nowhere:1"})
+    for name, code in (("chat", "NameTaken"), ("blue", "NameTaken"), ("tiny-phi3", "NameTaken"), ("-x", "InvalidName")):
+        with pytest.raises(ValidationFailed) as faulty:
+            deploy(rooms, adapters={name: "polite:1"})
+        assert [(fault.target, fault.code) for fault in faulty.value.details] == [(f"adapters.{name}", code)]
+    assert rooms.service.list_deployments("chat") == []
+
+
+def test_the_model_field_chooses_the_adapter(rooms: Rooms) -> None:
+    deploy(rooms, adapters={"polite": "polite:1"})
+    deploy(rooms, "green", adapters={"polite": "polite:1", "brief": "brief:1"})
+    rooms.service.update("chat", UpdateEndpoint(traffic={"blue": 50, "green": 50}))
+    route = rooms.service.route("chat")
+    assert isinstance(route, Route)
+    assert route.model_names == ["tiny-phi3", "polite", "brief", *route.deployments]
+
+    def chosen(choice: Choice) -> tuple[str, str | None, str, str]:
+        return choice.deployment.name, choice.adapter, choice.model, choice.model_name
+
+    assert chosen(route.choose(0.0, None, "polite")) == ("blue", "polite", "azureml:polite:1", "polite")
+    assert chosen(route.choose(0.9, None, "polite")) == ("green", "polite", "azureml:polite:1", "polite")
+    assert chosen(route.choose(0.0, None, "brief")) == ("green", "brief", "azureml:brief:1", "brief")
+    assert chosen(route.choose(0.0, None, "tiny-phi3")) == ("blue", None, "azureml:tiny-phi3:1", "tiny-phi3")
+    assert chosen(route.choose(0.0)) == ("blue", None, "azureml:tiny-phi3:1", "tiny-phi3")
+    assert chosen(route.choose(0.0, "green", "brief")) == ("green", "brief", "azureml:brief:1", "brief")
+    with pytest.raises(NotFound, match=r"serves no model 'rude' \(it serves: blue, brief, green, polite, tiny-phi3\)"):
+        route.choose(0.0, None, "rude")
+    with pytest.raises(NotFound, match="deployment 'blue' of endpoint 'chat' serves no model 'brief'"):
+        route.choose(0.0, "blue", "brief")
