@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import uvicorn
@@ -271,9 +271,9 @@ class _Near(asyncio.Protocol):
         self._writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.reader.set_transport(transport)
+        # Not every loop's transports are of asyncio's own classes.
+        self.transport = cast(asyncio.Transport, transport)
+        self.reader.set_transport(self.transport)
         self._begin(self)
 
     def data_received(self, data: bytes) -> None:
