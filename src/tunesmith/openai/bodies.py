@@ -42,6 +42,8 @@ class FunctionCall(Strict):
     name: str
     arguments: str | dict[str, Any] = "{}"
     """JSON text, or the object itself."""
+    parsed_arguments: Any = None
+    """The official client's own reading of ``arguments``, which count."""
 
 
 class ToolCallBody(Strict):
@@ -64,6 +66,8 @@ class MessageBody(Strict):
     reasoning_content: str | None = None
     # What the official client's own answers have beside these, for an answer is sent back as it came.
     refusal: None = None
+    parsed: Any = None
+    """The official client's own reading of ``content``, which counts."""
     audio: None = None
     function_call: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
