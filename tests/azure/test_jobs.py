@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.azure.wire import W, Wire, azure_wire
+from tunesmith.azure.code_assets import code_folder
+from tunesmith.azure.context import AzureContext
+from tunesmith.azure.identity import AzureKeys
+from tunesmith.errors import NotFound, ValidationFailed
 from tunesmith.records.assets import RegisterComponent
 
 ADD = """
@@ -56,15 +61,9 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
         yield wire
 
 
-def folder_of(wire: Wire, code: str) -> Any:
-    from functools import partial
-
-    from tunesmith.azure.code_assets import code_folder
-    from tunesmith.azure.context import AzureContext
-    from tunesmith.azure.identity import AzureKeys
-
+def folder_of(wire: Wire, code: str) -> Path:
     context = AzureContext(wire.services, None, AzureKeys("x", wire.services.id))  # type: ignore[arg-type]
-    return partial(code_folder, context)(code, target="code")
+    return code_folder(context, code, target="codeId")
 
 
 def literal(value: object) -> dict[str, Any]:
@@ -128,7 +127,7 @@ def test_a_pipeline_of_the_users_components_runs(wire: Wire) -> None:
     assert "second: instance_count 2 has no effect" in log
     first = wire.log(details["logFiles"]["user_logs/first/std_log.txt"]).splitlines()
     assert first[0].startswith("python is ")
-    assert "sklearn-1.5" in first[1]
+    assert "sklearn-1.5" in first[2]
     assert first[-1] == "adding 2.5 None more"
     done = wire.arm("GET", "jobs/sum_1")["properties"]
     assert done["status"] == "Completed"
@@ -265,6 +264,8 @@ def test_a_command_runs_in_its_code_and_says_what_it_does_not_get(wire: Wire) ->
         "distribution has no effect",
         "limits has no effect",
         "instance_count 2 has no effect",
+        "shm_size has no effect",
+        "stay offline",
         "image mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04 is not used",
         "of its 3 packages 2 differ here: python==2.7.*",
         "surely-not-here==1.0 (not installed)",
@@ -330,3 +331,57 @@ def test_show_services_names_the_pages(wire: Wire) -> None:
     found = wire.api("GET", "history/v1.0", "runs/shown/serviceinstances/0")["instances"]
     assert found["Tracking"]["endpoint"] == f"azureml://eastus.api.azureml.ms/mlflow/v1.0{W}"
     wire.finish("shown")
+
+
+def test_a_run_is_called_by_its_jobs_name_in_mlflow(wire: Wire) -> None:
+    wire.arm("PUT", "jobs/tracked", command(wire, "echo 1", outputs={}, experimentName="tracked"), status=201)
+
+    def mlflow(method: str, path: str, body: Any = None) -> Any:
+        return wire.api(method, "mlflow/v2.0", f"api/2.0/mlflow/{path}", body)
+
+    value = {"run_id": "tracked", "key": "total", "value": 3.5, "timestamp": 1, "step": 0}
+    mlflow("POST", "runs/log-metric", value)
+    run = mlflow("GET", "runs/get?run_id=tracked")["run"]
+    assert [(item["key"], item["value"]) for item in run["data"]["metrics"]] == [("total", 3.5)]
+    experiment = mlflow("GET", "experiments/get-by-name?experiment_name=tracked")["experiment"]["experiment_id"]
+    identity = run["info"]["run_id"]
+    place = f"azureml://eastus.api.azureml.ms/mlflow/v2.0{W}/experiments/{experiment}/runs/{identity}/artifacts"
+    assert run["info"]["artifact_uri"] == place
+    mlflow("POST", "runs/set-tag", {"run_id": "tracked", "key": "by", "value": "name"})
+    found = mlflow("POST", "runs/search", {"experiment_ids": [experiment]})["runs"]
+    assert [item["info"]["run_id"] for item in found] == [identity]
+    assert {"key": "by", "value": "name"} in found[0]["data"]["tags"]
+
+    artifacts = f"experiments/{experiment}/runs/{identity}/artifacts"
+    begun = wire.api("POST", "history/v1.0", f"{artifacts}/batch/metadata", {"paths": [{"path": "a/note.txt"}]})
+    uri = begun["artifactContentInformation"]["a/note.txt"]["contentUri"]
+    sent = wire.client.put(uri, content=b"hello", headers={"x-ms-blob-type": "BlockBlob"})
+    assert sent.status_code == 201
+    assert [item["path"] for item in wire.api("GET", "history/v1.0", artifacts)["value"]] == ["a/note.txt"]
+    read = wire.api("GET", "history/v1.0", f"{artifacts}/contentinfo?path=a/note.txt")["contentUri"]
+    assert wire.client.get(read).content == b"hello"
+    assert wire.client.put(read, content=b"x", headers={"x-ms-blob-type": "BlockBlob"}).status_code == 403
+    wire.api("GET", "history/v1.0", f"{artifacts}/contentinfo?path=a/none.txt", status=404)
+    listed = wire.api("GET", "mlflow/v2.0", f"api/2.0/mlflow/artifacts/list?run_id={identity}&path=a")
+    assert [item["path"] for item in listed["files"]] == ["a/note.txt"]  # MLflow's own pages show them too
+    wire.finish("tracked")
+
+
+def test_code_is_uploaded_registered_once_and_sealed(wire: Wire) -> None:
+    identity = wire.code({"main.py": "print(1)\n", "lib/a.py": "A = 1\n"}, name="mine", version="7")
+    assert identity == f"{W}/codes/mine/versions/7"
+    folder = folder_of(wire, identity)
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py")) == ["lib/a.py", "main.py"]
+    same = wire.arm("GET", "codes/mine/versions?hash=mine-7&hashVersion=202208")["value"]
+    assert [code["id"] for code in same] == [identity]
+    assert wire.arm("GET", "codes/mine/versions?hash=other&hashVersion=202208")["value"] == []
+    assert wire.arm("GET", "codes/mine/versions/7")["properties"]["codeUri"].endswith("/src")
+    assert {code["name"] for code in wire.arm("GET", "codes")["value"]} == {"mine", "code"}
+    pending = wire.arm("POST", "codes/mine/versions/7/startPendingUpload", {"pendingUploadType": "x"})
+    base, _, token = pending["blobReferenceForConsumption"]["credential"]["sasUri"].partition("?")
+    late = wire.client.put(f"{base}/src/main.py?{token}", content=b"evil", headers={"x-ms-blob-type": "BlockBlob"})
+    assert (late.status_code, late.headers["x-ms-error-code"]) == (403, "AuthorizationPermissionMismatch")
+    with pytest.raises(NotFound):
+        folder_of(wire, f"{W}/codes/mine/versions/8")
+    with pytest.raises(ValidationFailed, match="names no code asset"):
+        folder_of(wire, "/tmp")

@@ -14,9 +14,13 @@ from typing import Any
 import yaml
 
 
-def python_line() -> str:
-    """Which Python a step finds first."""
-    return f"python is {sys.executable} ({platform.python_version()}), the one that Tunesmith runs in"
+def python_lines() -> list[str]:
+    """Which Python a step finds first, and what it does not reach."""
+    return [
+        f"python is {sys.executable} ({platform.python_version()}), the one that Tunesmith runs in",
+        "Hugging Face's libraries stay offline (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE, HF_DATASETS_OFFLINE are 1), "
+        "unless the component's property network is true or environment_variables say otherwise",
+    ]
 
 
 def differences(name: str, spec: Mapping[str, Any] | None) -> list[str]:

@@ -15,7 +15,7 @@ from tunesmith.errors import Fault, TunesmithError, ValidationFailed
 from tunesmith.pipelines import expressions
 from tunesmith.pipelines.binding import FAULTY, Binder, Faulty, Given, Value
 from tunesmith.pipelines.cache import MODULES
-from tunesmith.pipelines.environments import differences, python_line
+from tunesmith.pipelines.environments import differences, python_lines
 from tunesmith.pipelines.expressions import Expression, ExpressionError
 from tunesmith.pipelines.graph import Graph, GraphOutput, GraphStep, LiteralInput, OutputInput
 from tunesmith.pipelines.parsing import parse_component, parse_node
@@ -25,6 +25,8 @@ from tunesmith.pipelines.values import did_you_mean, show
 from tunesmith.records.jobs import Notice, SubmitJob
 
 SERVERLESS = "serverless"
+NO_EFFECT = ("shm_size", "docker_args", "locations", "max_instance_count", "properties")
+"""Resources that only a container or a cluster has."""
 
 
 @dataclass(slots=True)
@@ -428,6 +430,7 @@ class _Builder(Binder):
         said = [f"{key} has no effect: {WAIVED[key]}" for key in given]
         if str(resources.get("instance_count", 1)) != "1":
             said.append(f"instance_count {resources['instance_count']} has no effect: {WAIVED['distribution']}")
+        said += [f"{key} has no effect: steps are processes of this machine" for key in NO_EFFECT if resources.get(key)]
         own = MODULES in component.properties
         if component.environment is not None and own:
             said.append("its environment is recorded; it runs in the one that is installed here")
@@ -437,7 +440,7 @@ class _Builder(Binder):
             self.notices.append(Notice(code="FieldWaived", message=f"{step}: {message}", level="info", step=step))
         if own:
             return []
-        return [python_line(), *said] if component.environment is not None else said
+        return [*python_lines(), *said] if component.environment is not None else said
 
     def environment(self, environment: str | Mapping[str, Any]) -> list[str]:
         """What of an environment the step does not get."""

@@ -347,7 +347,9 @@ class StepRun:
     def _value(self, name: str) -> str:
         binding = self.step.inputs[name]
         if isinstance(binding, LiteralInput):
-            return binding.value
+            # Azure ML gives booleans to commands as Python writes them; the product's own steps read them as JSON does.
+            own = MODULES in self.step.properties
+            return binding.value if own or binding.type != "boolean" else binding.value.capitalize()
         if isinstance(binding, PathInput):
             return binding.path
         return str(self.before[binding.step, binding.output].path)
