@@ -11,6 +11,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Exporting a model takes seconds: tests that want the openvino engine name it.
+os.environ["TUNESMITH_ENGINE"] = "transformers"
 
 from tests.support.tiny import tiny_conversations, tiny_model
 
