@@ -157,7 +157,7 @@ workspace_client.jobs.stream(pipeline_job.name)
 
 # %%
 finished = workspace_client.jobs.get(pipeline_job.name)
-print(f"job: {finished.status}, outputs {finished.outputs}")
+print(f"outputs: {', '.join(finished.outputs)}")
 tuned_model = workspace_client.models.create_or_update(
     Model(
         path=f"azureml://jobs/{finished.name}/outputs/trained_model",

@@ -32,7 +32,7 @@ class Stage:
     python: Path
     folder: Path
 
-    def run(self, *arguments: str, seconds: float = 240.0, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, seconds: float = 900.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         """``tunesmith azure run --python … ARGUMENTS`` in the folder, as a user types it."""
         command = [sys.executable, "-m", "tunesmith", "azure", "run", "--python", str(self.python), *arguments]
         done = subprocess.run(
