@@ -16,7 +16,7 @@ $(error Python 3.11 or newer is needed and was not found; install it, or say whe
 endif
 
 .PHONY: quickstart test test-fast install install-test install-lint lint format types docs docs-check check clean \
-        bench-startup bench-data bench-prepare bench-orchestration bench-gateway bench-serving bench-finetune
+        bench-startup bench-data bench-prepare bench-orchestration bench-gateway bench-serving bench-finetune bench-azure
 
 quickstart: $(VENV)/.installed
 	$(PY) -m tunesmith quickstart $(if $(CLEANUP),--cleanup) $(QUICKSTART_ARGS)
@@ -89,6 +89,9 @@ bench-serving: $(VENV)/.installed
 
 bench-finetune: $(VENV)/.installed
 	$(PY) benchmarks/bench_finetune.py
+
+bench-azure: $(VENV)/.installed-test
+	$(PY) benchmarks/bench_azure.py
 
 clean:
 	rm -rf $(VENV) site build .pytest_cache .mypy_cache .ruff_cache

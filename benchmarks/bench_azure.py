@@ -1,0 +1,119 @@
+"""What the Azure face costs: the guide's script with Azure ML's own SDK and a tiny model, its time by step.
+
+Of every step's time it is told how much the SDK waited between two polls (while the model trained, or an instance came
+up), how much the server took to answer, and what is left: the SDK's and the script's own work. The budget is for what
+is not waiting: the server's answers. ``make bench-azure`` runs it; it exits with 1 where the budget is broken.
+
+The packages of ``requirements/azure.txt`` are installed once, below ``build/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.support.azure_sdk import NEWEST, OLDER, azure_python  # noqa: E402
+from tests.support.walkthrough import SCRIPT, Stage, said, stage  # noqa: E402
+from tunesmith.client import Workspace  # noqa: E402
+
+BUDGET_S = 5.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the script; times in seconds."""
+
+    title: str
+    wall: float
+    waiting: float
+    answers: float
+    requests: int
+
+    @property
+    def rest(self) -> float:
+        """What the SDK and the script did themselves."""
+        return self.wall - self.waiting - self.answers
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--older", action="store_true", help="with the release that is a year older")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    requirements = OLDER if options.older else NEWEST
+    python = azure_python(requirements)
+    with tempfile.TemporaryDirectory() as work, stage(python, Path(work)) as scene:
+        shutil.copy(Path(__file__).with_name("azure_cells.py"), scene.folder)
+        start = time.perf_counter()
+        done = scene.run("azure_cells.py", SCRIPT.name, "measured.json")
+        total = time.perf_counter() - start
+        first, *others = json.loads((scene.folder / "measured.json").read_text())
+        steps = [Step(**{**first, "title": "importing the SDK"}), *(Step(**line) for line in others)]
+        trained = _trained(scene, said(done.stdout, r"(?m)^job: (\S+)$"))
+    _print(requirements, steps, total, trained)
+    own = sum(step.answers for step in steps)
+    if options.json:
+        figures: dict[str, Any] = {"total": total, "trained": trained, "steps": [vars(step) for step in steps]}
+        options.json.write_text(json.dumps(figures, indent=1))
+    return 0 if own <= BUDGET_S else 1
+
+
+def _trained(scene: Stage, name: str) -> float:
+    """Seconds that the job ran."""
+    with Workspace(scene.server.home, start=False) as workspace:
+        job = workspace.jobs.get(name)
+    assert job.started_at is not None and job.ended_at is not None
+    return (job.ended_at - job.started_at).total_seconds()
+
+
+def _print(requirements: Path, steps: list[Step], total: float, trained: float) -> None:
+    import importlib.metadata
+
+    pins = dict(re.findall(r"(?m)^([\w-]+)==(\S+)$", requirements.read_text()))
+    packages = ", ".join(f"{name} {pins[name]}" for name in ("azure-ai-ml", "azure-identity", "azure-core"))
+    print(f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}")
+    print(f"Python {platform.python_version()}, tunesmith {importlib.metadata.version('tunesmith')}, {packages}\n")
+    width = max(len(step.title) for step in steps)
+    print(f"{'seconds':{width}}    wall  waiting  answers  requests  SDK and script")
+    sums = Step(
+        "all",
+        wall=sum(step.wall for step in steps),
+        waiting=sum(step.waiting for step in steps),
+        answers=sum(step.answers for step in steps),
+        requests=sum(step.requests for step in steps),
+    )
+    for step in [*steps, sums]:
+        times = f"{step.wall:7.2f} {step.waiting:8.2f} {step.answers:8.2f}"
+        print(f"{step.title:{width}} {times} {step.requests:9} {step.rest:15.2f}")
+    imports = steps[0].wall
+    print(f"\nthe whole command: {total:.1f} s, of it the job {trained:.1f} s, importing the SDK {imports:.1f} s")
+    print(f"not waiting, without the imports: {sums.wall - sums.waiting - imports:.2f} s")
+    kept = "kept" if sums.answers <= BUDGET_S else "BROKEN"
+    print(f"the face's own part, its {sums.requests} answers: {sums.answers:.2f} s, ", end="")
+    print(f"budget {BUDGET_S:g} s {kept}")
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
