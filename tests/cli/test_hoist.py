@@ -2,7 +2,7 @@
 
 import pytest
 
-from tunesmith.cli.__main__ import hoist
+from tunesmith.cli.hoisting import hoist
 
 
 @pytest.mark.parametrize(

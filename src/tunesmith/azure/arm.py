@@ -191,11 +191,11 @@ def list_options(request: Request, *known: str) -> ListOptions:
     query = dict(request.query_params)
     faults: list[Fault] = []
     top, skip = (_number(query, name, faults) for name in ("$top", "$skip"))
-    view = query.get("listViewType", "ActiveOnly")
-    if view not in {"ActiveOnly", "ArchivedOnly", "All"}:
-        faults.append(
-            Fault(f"{view[:80]!r} is not a list view", "listViewType", way_out="ActiveOnly, ArchivedOnly, All")
-        )
+    asked = query.get("listViewType", "ActiveOnly")
+    # Some clients write the name of their enum's member: ListViewType.ACTIVE_ONLY.
+    view = _VIEWS.get(asked.rpartition(".")[2].replace("_", "").lower())
+    if view is None:
+        faults.append(Fault(f"{asked[:80]!r} is not a list view", "listViewType", way_out=", ".join(_VIEWS.values())))
     order = query.get("$orderBy", query.get("orderBy", "createdtime desc")).lower()
     if faults:
         raise ValidationFailed("the list's options are faulty", details=faults)

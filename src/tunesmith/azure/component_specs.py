@@ -24,6 +24,11 @@ OWN_PROPERTIES = (CODE_PROPERTY, ENVIRONMENT_PROPERTY, ANONYMOUS_PROPERTY)
 """Kept with the component, not shown as its properties."""
 
 
+def kept_properties(record: ComponentVersion) -> dict[str, str]:
+    """The properties of a component, those of ours among them. They stand in its spec."""
+    return {str(key): str(value) for key, value in (record.spec.get("properties") or {}).items()}
+
+
 def to_wire(record: ComponentVersion, component_id: Any) -> dict[str, Any]:
     """The ``componentSpec`` of a component.
 
@@ -40,10 +45,11 @@ def to_wire(record: ComponentVersion, component_id: Any) -> dict[str, Any]:
         nodes = record.spec.get("jobs") or {}
         spec["jobs"] = {str(name): _node_to_wire(str(name), node, component_id) for name, node in nodes.items()}
         return spec
-    if CODE_PROPERTY in record.properties:
-        spec["code"] = component_id(record.properties[CODE_PROPERTY])
-    if ENVIRONMENT_PROPERTY in record.properties:
-        spec["environment"] = component_id(record.properties[ENVIRONMENT_PROPERTY])
+    kept = kept_properties(record)
+    if CODE_PROPERTY in kept:
+        spec["code"] = component_id(kept[CODE_PROPERTY])
+    if ENVIRONMENT_PROPERTY in kept:
+        spec["environment"] = component_id(kept[ENVIRONMENT_PROPERTY])
     elif isinstance(record.spec.get("environment"), str):
         spec["environment"] = record.spec["environment"]
     else:

@@ -21,6 +21,7 @@ from tunesmith.azure.component_specs import (
     HASH_PROPERTY,
     OWN_PROPERTIES,
     from_wire,
+    kept_properties,
     to_wire,
 )
 from tunesmith.azure.context import AzureContext
@@ -82,6 +83,7 @@ def create_components_router(context: AzureContext) -> APIRouter:
 def component_body(request: Request, record: ComponentVersion) -> dict[str, Any]:
     """A component version as Azure has it."""
     own = record.registry == WORKSPACE
+    kept = kept_properties(record)
     return {
         "id": arm.asset_id(request, "components", record),
         "name": record.version,
@@ -90,8 +92,8 @@ def component_body(request: Request, record: ComponentVersion) -> dict[str, Any]
             "componentSpec": to_wire(record, lambda reference: wire_id(request, str(reference))),
             "description": record.description,
             "tags": record.tags,
-            "properties": {key: value for key, value in record.properties.items() if key not in OWN_PROPERTIES},
-            "isAnonymous": record.properties.get(ANONYMOUS_PROPERTY) == "true",
+            "properties": {key: value for key, value in kept.items() if key not in OWN_PROPERTIES},
+            "isAnonymous": kept.get(ANONYMOUS_PROPERTY) == "true",
             "isArchived": record.archived,
             "provisioningState": "Succeeded",
         },
@@ -149,7 +151,7 @@ def _check_same(known: ComponentVersion, asked: ComponentProperties) -> None:
     Raises:
         AlreadyExists: the version is another component.
     """
-    given, kept = asked.properties.get(HASH_PROPERTY), known.properties.get(HASH_PROPERTY)
+    given, kept = asked.properties.get(HASH_PROPERTY), kept_properties(known).get(HASH_PROPERTY)
     same = given == kept if given and kept else _essence(asked.component_spec) == _essence(to_wire(known, str))
     if not same:
         raise AlreadyExists(

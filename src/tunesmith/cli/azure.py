@@ -120,7 +120,8 @@ def run(
     if dashes and module is None:
         if output is not None:
             raise UserError("a command has no notebook to write", target="--output")
-        _execute(rest, _variables(no_proxy=no_proxy))
+        program = _program(rest[0])
+        _execute([program, *rest[1:]], _variables(no_proxy=no_proxy))
     notebook = module is None and rest[0].endswith(".ipynb")
     if output is not None and not notebook:
         raise UserError("only a notebook (.ipynb) is written with its outputs", target="--output")
@@ -210,17 +211,20 @@ def _variables(*, no_proxy: bool, certifi: str | None = None) -> dict[str, str |
     return changes
 
 
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise NotFound(f"there is no command {name!r}", target=name, way_out="give its path")
+    return path
+
+
 def _execute(command: Sequence[str], changes: dict[str, str | None]) -> None:
-    """Become the command: its exit code and its signals are ours."""
+    """Become the command, whose program is a path: its exit code and its signals are ours."""
     from tunesmith.azure.environment import apply
 
-    environment = apply(changes, os.environ)
-    path = shutil.which(command[0])
-    if path is None:
-        raise NotFound(f"there is no command {command[0]!r}", target=command[0], way_out="give its path")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(path, list(command), environment)
+    os.execve(command[0], list(command), apply(changes, os.environ))
 
 
 def _find_python() -> str | None:
