@@ -57,11 +57,11 @@ def endpoint(**properties: Any) -> dict[str, Any]:
     }
 
 
-def deployment(model: str, count: int | None = 1, **properties: Any) -> dict[str, Any]:
+def deployment(model: str, **properties: Any) -> dict[str, Any]:
     """What the SDK sends for a deployment."""
     return {
         "location": "eastus",
-        "sku": {"name": "Default", "capacity": count},
+        "sku": {"name": "Default", "capacity": 1},
         "tags": {},
         "properties": {
             "endpointComputeType": "Managed",
@@ -214,6 +214,8 @@ def test_logs_are_read_by_the_line(wire: Wire, model: str) -> None:
 
 
 def test_what_a_deployment_cannot_have_is_refused_by_its_field(wire: Wire, model: str) -> None:
+    field: str
+    value: Any
     for field, value, inner in (
         ("environmentId", f"{W}/environments/e/versions/1", ""),
         ("codeConfiguration", {"codeId": "x", "scoringScript": "score.py"}, ""),
@@ -229,6 +231,8 @@ def test_what_a_deployment_cannot_have_is_refused_by_its_field(wire: Wire, model
 
 
 def test_faulty_values_are_refused_with_their_place(wire: Wire, model: str) -> None:
+    field: str
+    value: Any
     for field, value, words in (
         ("instanceType", "Standard_None", "instance_type"),
         ("requestSettings", {"requestTimeout": "90"}, "properties.requestSettings.requestTimeout"),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.azure_sdk import ROOT
 from tests.support.server import RunningServer, running_server
@@ -74,7 +75,7 @@ def stage(python: Path, work: Path, *, model: Path | None = None, name: str = BA
 
 def notebook_of(script: Path, target: Path) -> Path:
     """The script as a notebook, cell for cell: what jupytext makes of the same marks."""
-    cells = []
+    cells: list[dict[str, Any]] = []
     for part in re.split(r"(?m)^# %%", script.read_text("utf-8"))[1:]:
         first, _, text = part.partition("\n")
         text = text.strip("\n")
