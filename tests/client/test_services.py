@@ -86,6 +86,26 @@ def test_outputs_are_downloaded(ws: Workspace, elsewhere: Workspace, tmp_path: P
         ws.jobs.download(job.name, tmp_path, output="nothing")
 
 
+def test_a_job_is_run_again_and_compared(ws: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("2.5")
+    told = '{"t": 1, "kind": "metric", "step": 1, "values": {"loss": %s}}\\n'
+    job = ws.jobs.submit(
+        {
+            "type": "command",
+            "command": f"printf '{told}' $(cat ${{{{inputs.words}}}}) >> $TUNESMITH_EVENTS",
+            "inputs": {"words": {"type": "uri_file", "path": str(tmp_path / "words.txt")}},
+        }
+    )
+    ws.jobs.wait(job.name)
+    again = ws.jobs.wait(ws.jobs.reproduce(job.name).name)
+    found = ws.jobs.compare(job.name, again.name)
+    assert (found.equal, found.values, found.steps, found.changed) == (True, 1, 1, [])
+    (tmp_path / "words.txt").write_text("2.6")
+    with pytest.raises(ValidationFailed, match="cannot be run again") as caught:
+        ws.jobs.reproduce(job.name)
+    assert [fault.target for fault in caught.value.details] == ["command.inputs.words"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("a: [", "not YAML"), ("- 1", "not a mapping"), ("\tx: 1", "not YAML"), ("", "not a mapping")],

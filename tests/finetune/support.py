@@ -55,6 +55,7 @@ class Heard:
         self.notices: list[tuple[str, str]] = []
         self.phases: dict[str, tuple[float, float | None]] = {}
         self.values: dict[str, Any] = {}
+        self.lines: list[str] = []
 
     def progress(
         self, phase: str, done: float, total: float | None, *, unit: str = "", values: Mapping[str, Any] | None = None
@@ -69,7 +70,7 @@ class Heard:
         self.notices.append((code, message))
 
     def log(self, message: str) -> None:
-        pass
+        self.lines.append(message)
 
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma3")

@@ -67,6 +67,23 @@ def test_packed_equals_alone(family: str, lora: bool) -> None:
         assert _furthest(_gradients(forward.model), gradients) < 2e-4, (attention, tricks)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ["documents", "sdpa", "eager"])
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+@torch.no_grad()
+def test_packed_logits_equal_those_alone(family: str, attention: str, dtype: torch.dtype) -> None:
+    model = with_adapters(random_model(family, dtype=dtype))
+    alone = [model(input_ids=torch.from_numpy(document.ids)[None], use_cache=False).logits[0] for document in DOCUMENTS]
+    forward = ChatForward(with_adapters(random_model(family, dtype=dtype)), wanted=attention)
+    batch = assemble(DOCUMENTS)
+    keywords = {"documents": batch.documents} if attention == "documents" else {}
+    hidden = forward.model.base_model(
+        input_ids=batch.ids[None], position_ids=batch.positions[None], use_cache=False, **keywords
+    ).last_hidden_state[0]
+    logits = torch.nn.functional.linear(hidden, forward.head().weight)
+    torch.testing.assert_close(logits, torch.cat(alone), rtol=TOLERANCE[dtype], atol=10 * TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 @pytest.mark.parametrize("attention", ["documents", "sdpa", "eager"])
 def test_packed_equals_alone_in_bf16(family: str, attention: str) -> None:

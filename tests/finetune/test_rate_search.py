@@ -14,7 +14,7 @@ from tunesmith.finetune.checkpoints import weights_sha256
 from tunesmith.finetune.trainer import Trainer
 
 ROWS = random_rows(16, seed=4)
-COMMON: dict[str, Any] = {"train": ROWS, "apply_lora": True, "max_steps": 4, "evaluation_strategy": "disable"}
+COMMON: dict[str, Any] = {"train": ROWS, "apply_lora": True, "max_steps": 4, "learning_rate": 2e-3}
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_it_leaves_no_trace(values: dict[str, Any], tmp_path: Path) -> None:
     searched = make_trainer(tmp_path, run="searched", find_learning_rate=True, **{**COMMON, **values})
     searched.run()
     rate = searched.parameters.learning_rate
-    assert rate != 1e-3
+    assert rate != 2e-3
     given = make_trainer(tmp_path, run="given", **{**COMMON, **values, "learning_rate": rate})
     given.run()
     assert searched.progress.losses == given.progress.losses
@@ -72,7 +72,7 @@ def test_where_no_rate_helps_the_given_one_is_used(tmp_path: Path, monkeypatch: 
     heard = Heard()
     trainer = make_trainer(tmp_path, reporter=heard, find_learning_rate=True, **COMMON)
     trainer.run()
-    assert trainer.parameters.learning_rate == 1e-3
+    assert trainer.parameters.learning_rate == 2e-3
     assert trainer.progress.rate_search is not None
     assert trainer.progress.rate_search["suggestion"] is None
     assert "NoLearningRateFound" in {code for code, _ in heard.notices}

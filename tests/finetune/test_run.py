@@ -14,7 +14,7 @@ import torch
 
 from tests.finetune.support import Heard, MemoryRows, random_rows
 from tests.support.tiny import tiny_model
-from tunesmith.finetune import FinetuneParameters, TrainResult, train
+from tunesmith.finetune import FinetuneParameters, TrainResult, rate_search, train
 from tunesmith.models import ModelPackage, import_model, load_model
 
 RUN = """
@@ -100,6 +100,20 @@ def test_the_lock_holds_everything(package: ModelPackage, tmp_path: Path) -> Non
     assert lock["precision"]["used"] in {"float32", "bfloat16"}
     assert lock["environment"]["packages"]["torch"] == torch.__version__
     assert len(lock["identity"]["train"]) == 64
+
+
+def test_the_rate_that_was_found_is_kept_with_the_run(
+    package: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_search, "STEPS", 16)
+    result, heard = _train(package, tmp_path, apply_lora=True, learning_rate=2e-3, find_learning_rate=True)
+    assert result.rate_search is not None
+    assert result.learning_rate == result.rate_search["suggestion"] != 2e-3
+    lock = json.loads((tmp_path / "output" / "run.lock").read_text())
+    assert lock["learning_rate"] == {"used": result.learning_rate, "search": result.rate_search}
+    assert lock["parameters"]["learning_rate"] == 2e-3  # as given
+    assert "learning rate  change of the loss" in "\n".join(heard.lines)
+    assert len(result.losses) == 4
 
 
 def test_what_has_no_effect_here_is_said_and_kept(package: ModelPackage, tmp_path: Path) -> None:
