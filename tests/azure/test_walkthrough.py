@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import psutil
 import pytest
 
 from tests.support.azure_sdk import OLDER, azure_python
-from tests.support.walkthrough import BASE, SCRIPT, TUNED, Stage, notebook_of, said, stage
+from tests.support.smollm2 import smollm2
+from tests.support.walkthrough import BASE, SCRIPT, Stage, clean_environment, notebook_of, said, stage
 from tunesmith.chat.messages import Message
 from tunesmith.client import Workspace
 from tunesmith.generate import GenerateRequest, collect, open_engine
@@ -53,6 +56,41 @@ def test_the_guide_with_a_release_that_is_a_year_older(tmp_path: Path) -> None:
         check_everything(scene, scene.run(SCRIPT.name).stdout, BASE)
 
 
+@pytest.mark.azure_long
+@pytest.mark.timeout(2400)
+def test_the_guide_with_smollm2_and_real_conversations(tmp_path: Path) -> None:
+    name = "SmolLM2-135M-Instruct"
+    model = smollm2(tmp_path / "package").path
+    with stage(azure_python(), tmp_path, model=model, name=name) as scene:
+        draw_conversations(scene)
+        script = scene.folder / SCRIPT.name
+        text = script.read_text("utf-8")
+        for old, new in ((BASE, name), ('"num_train_epochs": 3', '"num_train_epochs": 1, "precision": "32"')):
+            assert old in text
+            text = text.replace(old, new)  # what a user changes
+        script.write_text(text, "utf-8")
+        check_everything(scene, scene.run(SCRIPT.name, seconds=2000).stdout, name)
+
+
+def draw_conversations(scene: Stage) -> None:
+    """Put real conversations where the script looks for its data."""
+    for path in (scene.folder / "data").iterdir():
+        path.unlink()
+    for command in (
+        "data sample chitchat.jsonl --conversations 32",
+        "data split chitchat.jsonl --out data --train 0.75 --validation 0.125 --test 0.125",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "tunesmith", *command.split()],
+            cwd=scene.folder,
+            env=clean_environment(scene.server.home),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
 def output_of(cell: dict[str, Any]) -> str:
     """What a cell printed."""
     texts = [output["text"] for output in cell["outputs"] if output.get("name") == "stdout"]
@@ -64,13 +102,14 @@ def check_everything(scene: Stage, printed: str, base_name: str) -> None:
     job_name = said(printed, r"(?m)^job: (\S+)$")
     assert "outputs: trained_model" in printed and "endpoint: deleted" in printed
     assert "Execution Summary" in printed, "the job was streamed to its end"
-    assert f"/models/{TUNED}/versions/" in said(printed, r"(?m)^model: (\S+)$")
+    tuned_name = f"{base_name}-chitchat"
+    assert f"/models/{tuned_name}/versions/" in said(printed, r"(?m)^model: (\S+)$")
     with Workspace(scene.server.home, start=False) as workspace:
         job = workspace.jobs.get(job_name)
         assert job.status == "Completed" and job.experiment_name == "chat-completion-finetune"
         losses = [point.value for point in workspace.jobs.metrics(job_name) if point.key == "loss"]
         assert len(losses) >= 3 and losses[-1] < losses[0]
-        tuned, base = workspace.models.get(TUNED), workspace.models.get(base_name, registry="azureml")
+        tuned, base = workspace.models.get(tuned_name), workspace.models.get(base_name, registry="azureml")
         assert tuned.lineage is not None and tuned.lineage.job == job_name
         items = {item.role: item for item in tuned.lineage.items}
         assert base_name in items["base_model"].reference and items["train"].sha256
@@ -119,7 +158,8 @@ def check_answer(scene: Stage, answer: dict[str, Any], base: Path, tuned: Path) 
     changed = [name for name in weights[0] if (weights[0][name] != weights[1][name]).any()]
     assert changed and all("_proj" in name for name in changed), changed
     conversation = json.loads((scene.folder / "data" / "test.jsonl").read_text("utf-8").splitlines()[0])["messages"]
-    asked = tuple(Message(row["role"], row["content"]) for row in conversation[:-1])
+    until = -1 if conversation[-1]["role"] == "assistant" else len(conversation)
+    asked = tuple(Message(row["role"], row["content"]) for row in conversation[:until])
     said_by = [greedy(package, asked) for package in packages]
     assert answer["output"] == [said_by[1]] and said_by[0] != said_by[1]
 

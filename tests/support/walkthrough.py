@@ -21,7 +21,6 @@ from tunesmith.client import Workspace
 
 SCRIPT = ROOT / "examples" / "azure" / "finetune_chat_completion.py"
 BASE = "Phi-3-mini-4k-instruct"
-TUNED = f"{BASE}-chitchat"
 CONFIG = {"subscription_id": "0000-any", "resource_group": "any-group", "workspace_name": "any-workspace"}
 
 
