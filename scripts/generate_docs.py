@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-GENERATORS = ["cli_reference", "api_reference", "parameter_reference", "sdk_reference"]
+GENERATORS = ["cli_reference", "api_reference", "parameter_reference", "sdk_reference", "azure_reference"]
 
 
 def pages() -> dict[str, str]:
