@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tunesmith.endpoints.redaction import redactor_of
@@ -40,7 +42,7 @@ def test_only_the_chosen_kinds_and_own_patterns() -> None:
 
 
 def test_messages_are_redacted_in_every_text_but_not_in_what_ties_them_together() -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "I am a.b@example.com"},
         {
             "role": "assistant",

@@ -40,7 +40,7 @@ T = TypeVar("T")
 QUICK = ProbeSettings(initial_delay=0, period=1, timeout=5, failure_threshold=3)
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
+def until(condition: Callable[[], T | None], what: str, seconds: float = 60.0) -> T:
     """Wait until ``condition`` gives something true, and return it; fail with ``what`` after ``seconds``."""
     end = time.monotonic() + seconds
     while True:
@@ -109,7 +109,7 @@ class Rooms:
             base_url=lambda: base_url,
         )
         self.pool = InstancePool()
-        self.controller = EndpointController(self.service, self.pool)
+        self.controller = EndpointController(self.service, self.pool, exports=self.paths.engine_exports)
         self.gateway = Gateway(self.service, self.pool)
 
     def app(self) -> FastAPI:

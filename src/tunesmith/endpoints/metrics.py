@@ -159,8 +159,9 @@ class GatewayMetrics:
     def keep_only(self, keys: Iterable[Key]) -> None:
         """Forget deployments that are gone."""
         wanted = set(keys)
-        for key in [key for key in self._deployments if key not in wanted]:
-            del self._deployments[key]
+        for key in list(self._deployments):  # a copy: the gateway's loop may add one meanwhile
+            if key not in wanted:
+                self._deployments.pop(key, None)
 
     def prometheus(self, endpoint: str | None = None) -> str:
         """All of it, or what ``endpoint`` has, in Prometheus' text format, version 0.0.4."""
@@ -186,7 +187,8 @@ class GatewayMetrics:
         def say(name: str, labels: str, value: float) -> None:
             families[name][2].append(f"{name}{{{labels}}} {value}")
 
-        for key, counters in sorted(self._deployments.items()):
+        deployments = list(self._deployments.items())  # a copy: see keep_only
+        for key, counters in sorted(deployments):
             if endpoint is not None and key[0] != endpoint:
                 continue
             labels = f'endpoint="{key[0]}",deployment="{key[1]}"'
