@@ -141,6 +141,7 @@ def render() -> str:
     for title, operations in GROUPS.items():
         lines += ["", f"## {title}", "", "| operation | here | note |", "| --- | --- | --- |"]
         for operation in operations:
-            names = operation.name if " " in operation.name.replace(", ", "") else f"`{operation.name}`"
+            called = "." in operation.name or "_" in operation.name or operation.name.startswith("MLClient")
+            names = f"`{operation.name}`" if called else operation.name
             lines.append(f"| {names} | {operation.level} | {operation.note} |")
     return "\n".join(lines) + "\n"
