@@ -15,6 +15,9 @@ from tunesmith.errors import InvalidModel
 from tunesmith.generate.engines.base import BatchedEngine
 from tunesmith.generate.engines.cache import ATTENTION, Draft, Pass, Piece, Shape, attend
 from tunesmith.generate.engines.jobs import Limits
+from tunesmith.generate.engines.lora import AdapterStack
+from tunesmith.generate.engines.lora_torch import attach_adapters
+from tunesmith.generate.engines.rotations import rotation_switch
 from tunesmith.generate.engines.torch_runner import TorchRunner
 from tunesmith.generate.types import EngineDescription
 
@@ -37,6 +40,7 @@ class TransformersEngine(BatchedEngine):
         *,
         max_answers: int,
         cache_bytes: int,
+        adapters: AdapterStack | None = None,
     ) -> None:
         config = model.config.get_text_config()
         if not getattr(model, "_supports_attention_backend", False):
@@ -48,6 +52,7 @@ class TransformersEngine(BatchedEngine):
         _register()
         model.set_attn_implementation(ATTENTION)
         self._model: PreTrainedModel | None = model
+        self._adapters_of_pass = attach_adapters(model, adapters) if adapters is not None else None
         heads = config.num_attention_heads
         shape = Shape(
             layers=config.num_hidden_layers,
@@ -58,10 +63,11 @@ class TransformersEngine(BatchedEngine):
         )
         self._try(shape)
         super().__init__(
-            TorchRunner(self._forward, shape, rotation_switch=_rotation_switch(config)),
+            TorchRunner(self._forward, shape, rotation_switch=rotation_switch(config)),
             tokenizer,
             description,
             Limits(max_answers=max_answers, cache_bytes=cache_bytes, context_length=description.context_length),
+            tuple(adapters.adapters) if adapters is not None else (),
         )
 
     def close(self) -> None:
@@ -83,6 +89,8 @@ class TransformersEngine(BatchedEngine):
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor, shelves: Pass) -> torch.Tensor:
         model = self._model
         assert model is not None
+        if self._adapters_of_pass is not None:
+            self._adapters_of_pass.set(shelves.adapters)
         with torch.inference_mode():
             out: Any = model(
                 input_ids=ids[None],
@@ -99,23 +107,3 @@ def _register() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, attend)
-
-
-def _rotation_switch(config: Any) -> int | None:
-    """The length from which the model rotates every position otherwise.
-
-    Raises ``InvalidModel`` for rotations that change with every length.
-    """
-    parameters = getattr(config, "rope_parameters", None) or {}
-    kinds = parameters.values() if all(isinstance(value, dict) for value in parameters.values()) else [parameters]
-    switch = None
-    for kind in kinds:
-        name = kind.get("rope_type", "default")
-        if name == "longrope":
-            switch = int(kind.get("original_max_position_embeddings") or config.original_max_position_embeddings)
-        elif "dynamic" in name:
-            raise InvalidModel(
-                f"rotary embeddings of type {name} change with a conversation's length, which batches cannot follow",
-                way_out="set rope_parameters in config.json to a fixed type, such as yarn",
-            )
-    return switch
