@@ -69,6 +69,14 @@ def test_the_steps_are_those_that_the_trainer_makes(values: dict[str, Any]) -> N
         assert found.tokens == sum(lengths) * parameters.num_train_epochs
 
 
+def test_two_processes_take_half_the_steps() -> None:
+    lengths = [30] * 40
+    parameters = FinetuneParameters(packing=False, num_train_epochs=2)
+    found = estimate(SMOL, parameters, lengths, context_length=512, processes=2)
+    assert found.steps == Plan(lengths, parameters, 512, world=2).total_steps == 40
+    assert found.tokens == 2 * sum(lengths)
+
+
 def test_twice_the_rate_is_half_the_time() -> None:
     one = estimate(SMOL, FinetuneParameters(apply_lora=True), LENGTHS, flops=1e11)
     two = estimate(SMOL, FinetuneParameters(apply_lora=True), LENGTHS, flops=2e11)

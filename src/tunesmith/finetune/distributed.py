@@ -21,6 +21,8 @@ class Group:
         self.rank = int(os.environ.get("RANK", "0")) if self.world > 1 else 0
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if self.world > 1 else 0
         self._ours = False
+        if self.world > 1 and torch.cuda.is_available():
+            torch.cuda.set_device(self.local_rank)  # or every process would talk through the first GPU
         if self.world > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
             self._ours = True

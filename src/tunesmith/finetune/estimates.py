@@ -104,13 +104,14 @@ def estimate(
     parameter_count: int | None = None,
     flops: float | None = None,
     context_length: int | None = None,
+    processes: int = 1,
 ) -> Estimate:
     """Estimate a run of the model with this ``config`` (``config.json``'s content) over rows of these ``lengths`` in
     tokens.
 
     Steps and tokens are exact for the lengths of prepared rows. ``flops`` is the rate in FLOP/s at which the machine
     multiplies at the model's shapes (``precision.training_rate`` measures it); without it a cautious one for this
-    machine's cores is taken.
+    machine's cores is taken. ``processes`` share each optimiser step; memory is that of one.
     """
     shape = ModelShape.of(config, parameter_count)
     text = config.get("text_config", config)
@@ -120,7 +121,7 @@ def estimate(
     longest = max(rows, default=1)
     row_tokens = capacity(rows, parameters, context)
     bins = len(packed_rows(rows, parameters, row_tokens, seed=parameters.seed))
-    steps_per_epoch, steps = steps_of(bins, parameters)
+    steps_per_epoch, steps = steps_of(bins, parameters, world=processes)
     tokens = int(total * steps / steps_per_epoch)
 
     width = 2 if parameters.precision in ("16", "bf16") else 4
@@ -156,7 +157,7 @@ def estimate(
     result = trainable * 4 if parameters.apply_lora else shape.parameters * width
     return Estimate(
         memory_bytes=sum(parts.values()),
-        seconds=tokens * operations / rate,
+        seconds=tokens * operations / rate / processes,
         disk_bytes=int(kept * checkpoint + result),
         steps=steps,
         tokens=tokens,

@@ -78,7 +78,7 @@ def train(
             outputs=int(text.get("intermediate_size") or 4 * int(text["hidden_size"])),
             reporter=keeping,
         )
-        _forecast(config, package, parameters, train, device, keeping)
+        _forecast(config, package, parameters, train, device, group.world, keeping)
         model = load_base(package, parameters, dtype=precision.dtype, device=device, reporter=keeping)
         trainer = prepare(
             model,
@@ -220,6 +220,7 @@ def _forecast(
     parameters: FinetuneParameters,
     rows: Rows,
     device: torch.device,
+    processes: int,
     reporter: Reporter,
 ) -> None:
     """Say what the run will need; refuse it when its weights alone do not fit."""
@@ -229,6 +230,7 @@ def _forecast(
         rows.lengths,
         parameter_count=package.manifest.parameter_count,
         context_length=package.manifest.context_length,
+        processes=processes,
     )
     free = available_bytes(device)
     reporter.log(
