@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import functools
 import io
 import json
 import subprocess
@@ -59,12 +60,16 @@ def raises(kind, *words):
     raise AssertionError(f"nothing was raised, though {kind.__name__} should be")
 
 
-def job_of(train="data/train.jsonl", **parameters):
-    component = registry.components.get(name="chat_completion_pipeline", label="latest")
+@functools.cache
+def component():
+    """The system component, read once: the SDK takes its time over it."""
+    return registry.components.get(name="chat_completion_pipeline", label="latest")
 
+
+def job_of(train="data/train.jsonl", **parameters):
     @pipeline(name="checks", experiment_name="checks")
     def make():
-        node = component(
+        node = component()(
             mlflow_model_path=base.id,
             train_file_path=Input(type="uri_file", path=train),
             **{"apply_lora": "true", "max_steps": 2, **parameters},
