@@ -12,7 +12,7 @@ from tests.support.server import RunningServer
 from tests.support.tiny import tiny_conversations
 from tunesmith.client import Workspace
 
-MODULES = ("workspace", "models", "data", "components", "computes", "jobs", "endpoints", "deployments")
+MODULES = ("workspace", "models", "data", "components", "computes", "jobs", "endpoints", "deployments", "azure")
 
 
 @pytest.mark.parametrize("name", MODULES)
