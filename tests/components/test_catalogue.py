@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -131,6 +133,21 @@ def test_the_code_of_a_step_is_part_of_its_key(component: CommandComponent) -> N
     if component.is_deterministic:
         assert len(hash_modules(component.properties[MODULES])) == 64
         assert component.command.split()[2] in component.properties[MODULES].split()
+
+
+@pytest.mark.parametrize("component", COMMANDS, ids=lambda component: component.name)
+def test_what_a_step_takes_from_other_steps_is_part_of_its_key(component: CommandComponent) -> None:
+    if not component.is_deterministic:
+        return
+    module = component.command.split()[2]
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    steps = "tunesmith.components.steps"
+    taken = set()
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(steps):
+            taken |= {f"{steps}.{alias.name}" for alias in node.names} if node.module == steps else {str(node.module)}
+    assert taken - set(component.properties[MODULES].split()) == set()
 
 
 def test_ids_and_files() -> None:
