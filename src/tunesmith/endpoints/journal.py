@@ -7,8 +7,8 @@ thread is far behind is counted as lost rather than kept in memory.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ LOG_BACKUPS = 4
 COLLECTED_FILE_BYTES = 32 * 1024 * 1024
 WAITING = 20_000
 """Entries that may wait for the thread."""
+GATHER_S = 0.05
+"""How long the thread lets entries gather: waking it for each one would take its time from the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,9 @@ class Journal:
         """Entries that were not written, because too many waited or the disk refused them."""
         self._log = RotatingLines(log, max_bytes=LOG_BYTES, backups=LOG_BACKUPS)
         self._collected: dict[tuple[str, str], NumberedLines] = {}
-        self._queue: queue.Queue[dict[str, Any] | Answered | Callable[[], None]] = queue.Queue(WAITING)
+        self._entries: deque[dict[str, Any] | Answered | Callable[[], None]] = deque()
+        self._there = threading.Event()
+        self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
         self._closing = False
 
@@ -76,13 +80,15 @@ class Journal:
         if self._thread is None:
             return True
         done = threading.Event()
-        self._queue.put(done.set)
+        self._hand_over(done.set)
+        self._hurry.set()
         return done.wait(timeout_s)
 
     def close(self) -> None:
         """Write what waits and end the thread."""
         if self._thread is not None:
-            self._queue.put(self._end)
+            self._hand_over(self._end)
+            self._hurry.set()
             self._thread.join(30)
             self._thread = None
             self._closing = False
@@ -97,7 +103,7 @@ class Journal:
         if self._thread is None:
             close()
         else:
-            self._queue.put(close)
+            self._hand_over(close)
             self.flush()
 
     def requests(
@@ -119,36 +125,49 @@ class Journal:
 
     # The thread
 
-    def _hand_over(self, entry: dict[str, Any] | Answered) -> None:
+    def _hand_over(self, entry: dict[str, Any] | Answered | Callable[[], None]) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="request-journal", daemon=True)
             self._thread.start()
-        try:
-            self._queue.put_nowait(entry)
-        except queue.Full:
+        if len(self._entries) >= WAITING and not callable(entry):
             self.lost += 1
+            return
+        self._entries.append(entry)
+        if not self._there.is_set():
+            self._there.set()
 
     def _end(self) -> None:
         self._closing = True
 
     def _run(self) -> None:
         while not self._closing:
-            entry = self._queue.get()
-            try:
-                if callable(entry):
-                    self._flush_files()
-                    entry()
-                else:
-                    self._write(entry)
-                    if self._queue.empty():
+            self._there.wait()
+            self._hurry.wait(GATHER_S)
+            self._hurry.clear()
+            self._there.clear()  # before the entries are taken, so that one that comes now is seen next time
+            while self._entries:
+                entry = self._entries.popleft()
+                try:
+                    if callable(entry):
                         self._flush_files()
-            except Exception:
-                self.lost += 1
-                if self.lost == 1 or self.lost % 1000 == 0:  # a full disk must not fill the server's log too
-                    logger.exception("%d entries of the request log were not written", self.lost)
+                        entry()
+                    else:
+                        self._write(entry)
+                except Exception:
+                    self.lost += 1
+                    if self.lost == 1 or self.lost % 1000 == 0:  # a full disk must not fill the server's log too
+                        logger.exception("%d entries of the request log were not written", self.lost)
+            self._flush()
         self._log.close()
         for file in self._collected.values():
             file.close()
+
+    def _flush(self) -> None:
+        try:
+            self._flush_files()
+        except OSError:
+            self.lost += 1
+            logger.exception("the request log cannot be written")
 
     def _write(self, entry: dict[str, Any] | Answered) -> None:
         if isinstance(entry, dict):
