@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.house import Rooms
+from tests.models.adapters import random_adapter
+from tests.support.house import House, Rooms
 from tunesmith.endpoints.adapters import base_of, find_adapter
 from tunesmith.endpoints.routing import Choice, Route
 from tunesmith.errors import InvalidModel, NotFound, ValidationFailed
@@ -114,3 +115,51 @@ def test_the_model_field_chooses_the_adapter(rooms: Rooms) -> None:
         route.choose(0.0, None, "rude")
     with pytest.raises(NotFound, match="deployment 'blue' of endpoint 'chat' serves no model 'brief'"):
         route.choose(0.0, "blue", "brief")
+
+
+@pytest.mark.heavy
+def test_a_deployment_answers_with_the_adapter_that_is_named(
+    house: House, models: dict[str, Path], tmp_path: Path
+) -> None:
+    package = ModelPackage.open(models["tiny-phi3"])
+    for seed, name in enumerate(("polite", "brief"), start=1):
+        house.rooms.resolver.models[name] = random_adapter(package, tmp_path / name, seed=seed)
+    adapters = {name: f"azureml:{name}:1" for name in ("polite", "brief")}
+    record = house.deploy("spoken", "blue", "azureml:tiny-phi3:1", adapters=adapters)
+    house.service.update("spoken", UpdateEndpoint(traffic={"blue": 100}))
+    opened = record.instances[0].engine
+    assert opened is not None
+    assert opened["precision"] == "32"
+
+    with house.client("spoken") as client:
+
+        def said(model: str | None) -> tuple[str, str, str]:
+            body: dict[str, Any] = {
+                "messages": [{"role": "user", "content": "Hello"}],
+                "max_tokens": 12,
+                "temperature": 0,
+            }
+            answer = client.post("/v1/chat/completions", json={**body, **({} if model is None else {"model": model})})
+            assert answer.status_code == 200, answer.text
+            return (
+                answer.json()["choices"][0]["message"]["content"],
+                answer.json()["model"],
+                answer.headers["x-tunesmith-model"],
+            )
+
+        answers = {model: said(model) for model in (None, "spoken", "tiny-phi3", "polite", "brief")}
+        names = [one["id"] for one in client.get("/v1/models").json()["data"]]
+        unknown = client.post("/v1/chat/completions", json={"messages": [], "model": "rude"})
+        rude = client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello"}], "model": "rude"}
+        )
+    assert names == ["tiny-phi3", "polite", "brief", "blue"]
+    assert answers[None] == answers["spoken"] == answers["tiny-phi3"]
+    assert [answers[name][1:] for name in ("tiny-phi3", "polite", "brief")] == [
+        ("tiny-phi3", "azureml:tiny-phi3:1"),
+        ("polite", "azureml:polite:1"),
+        ("brief", "azureml:brief:1"),
+    ]
+    assert len({answers[name][0] for name in ("tiny-phi3", "polite", "brief")}) == 3
+    assert (unknown.status_code, rude.status_code) == (400, 404)
+    assert rude.json()["error"]["param"] == "model"

@@ -26,7 +26,7 @@ from aiohttp import web
 
 from tunesmith.endpoints.documents import CONFIG_FILE, PHASES, STATE_FILE, InstanceConfig, InstanceState, read_config
 from tunesmith.endpoints.instance_app import InstanceApp
-from tunesmith.errors import Failure, TunesmithError, UnsupportedField
+from tunesmith.errors import Failure, TunesmithError
 from tunesmith.records.endpoints import Phase
 from tunesmith.storage.atomic import write_json
 
@@ -115,8 +115,10 @@ class Instance:
         async with self._phase("warm-up"):
             from tunesmith.chat.messages import Message
 
-            hello = GenerateRequest((Message("user", "Hello"),), temperature=0, max_tokens=WARM_UP_TOKENS)
-            await collect(engine.generate(hello))
+            for adapter in (None, *config.adapters):
+                hello = (Message("user", "Hello"),)
+                request = GenerateRequest(hello, temperature=0, max_tokens=WARM_UP_TOKENS, adapter=adapter)
+                await collect(engine.generate(request))
         async with self._phase("contract check"):
             await asyncio.to_thread(engine.tokenizer.check_probes)
             probes = find_greedy_probes(config.greedy_probes, config.model_path, package.path)
@@ -170,9 +172,13 @@ def _open_package(config: InstanceConfig) -> Any:
 def _open_engine(package: Any, config: InstanceConfig) -> Any:
     from tunesmith.generate import open_engine
 
-    if config.adapters:
-        raise UnsupportedField("the engines here serve no adapters beside a model", target="adapters")
-    return open_engine(package, engine=config.engine, precision=config.precision)
+    return open_engine(
+        package,
+        engine=config.engine,
+        precision=config.precision,
+        exports=config.exports,
+        adapters=config.adapters or None,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -147,9 +147,9 @@ class CreateDeployment(Request):
     instance_count: int = Field(default=1, ge=0)
     instance_type: str = "local"
     engine: str = "auto"
-    """auto or transformers."""
+    """auto, openvino or transformers."""
     precision: str = "auto"
-    """auto, 32, bf16 or 16."""
+    """auto, 32, bf16, 16, or 8 for int8 weights."""
     request_settings: RequestSettings = Field(default_factory=RequestSettings)
     liveness_probe: ProbeSettings = Field(default_factory=ProbeSettings)
     readiness_probe: ProbeSettings = Field(default_factory=ProbeSettings)
