@@ -140,6 +140,8 @@ def estimate(
         "logits": int(LOGITS_BYTES),
         "process": int(PROCESS_BYTES),
     }
+    if parameters.find_learning_rate:
+        parts["weights before the search"] = trainable * 4
     # Forward 2 and backward through activations 2 operations a weight; weight gradients 2 more where weights are
     # trained.
     per_weight = 4 if parameters.apply_lora else 6
