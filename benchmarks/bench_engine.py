@@ -1,7 +1,10 @@
 """Speed of an engine itself, without HTTP: total tokens/s, time to the first token, time between tokens.
 
-    python benchmarks/bench_engine.py PACKAGE [--engine transformers] [--precision 32 bf16] [--concurrency 1 8 32]
-                                      [--tokens 64] [--threads 2] [--against-transformers]
+    python benchmarks/bench_engine.py PACKAGE [--engine openvino transformers] [--precision 32 8] [--concurrency 1 8 32]
+                                      [--tokens 64] [--threads 2] [--exports FOLDER] [--against-transformers]
+
+Every engine runs in a process of its own, one after the other, and the last lines are the ratios to the last engine
+named. An export that is made is timed apart from the load.
 
 Requests are greedy, of 20 prompts of different lengths, the end of a turn respected. ``--against-transformers`` also
 runs transformers' own continuous batching on the same prompts, with a bounded cache, and says how many answers are
@@ -13,16 +16,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import json
 import logging
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from tunesmith.chat.messages import Message
+from tunesmith.errors import UnsupportedField
 from tunesmith.generate import Engine, GenerateRequest, open_engine
 from tunesmith.models import ModelPackage
 
+RESULT = "BENCH_ENGINE_RESULT"
+"""Environment variable: the file that a process of one engine writes its speeds to."""
 QUESTIONS = [
     "Hello! How are you today?",
     "What is the capital of France, and what is it known for?",
@@ -120,37 +131,91 @@ def against(package: ModelPackage, precision: str, tokens: int, answers: list[li
     print(f"answers equal to transformers' generate: {same} of {len(prompts)}")
 
 
+def resident_mb() -> tuple[float, float]:
+    """Now, and at most so far."""
+    import resource
+
+    import psutil
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return psutil.Process().memory_info().rss / 1e6, peak
+
+
+def measure(options: argparse.Namespace, name: str, precision: str) -> dict[str, float] | None:
+    """Tokens/s by concurrency of one engine, measured in this process; None where it has no such precision."""
+    package = ModelPackage.open(options.package)
+    began = time.perf_counter()
+    try:
+        engine = open_engine(
+            package, engine=name, precision=precision, threads=options.threads, exports=options.exports
+        )
+    except UnsupportedField as error:
+        print(f"{name} {precision}: {error.message}", flush=True)
+        return None
+    opened = time.perf_counter() - began
+    described = engine.description
+    export = described.details.get("export", {})
+    exported = 0.0 if export.get("reused", True) else export["seconds"]
+    print(
+        f"{described.engine} {described.precision}, {described.threads} threads, opened in {opened - exported:.2f} s"
+        + (f" after exporting for {exported:.1f} s" if exported else "")
+        + f": {described.reason}",
+        flush=True,
+    )
+    if described.details.get("quality"):
+        print(f"  against the model in float32: {described.details['quality']}")
+    print(f"  loaded: {resident_mb()[0]:.0f} MB")
+    asyncio.run(one(engine, "Hello", 4))
+    alone: list[list[int]] = []
+    speeds: dict[str, float] = {}
+    for concurrency in options.concurrency:
+        wall, found = asyncio.run(load(engine, concurrency, options.tokens))
+        ids = [item["ids"] for item in found[: len(PROMPTS)]]
+        alone = alone or ids
+        speeds[str(concurrency)] = sum(len(item["ids"]) for item in found) / wall
+        print(summary(concurrency, wall, found, alone), flush=True)
+    print(f"  memory: {resident_mb()[0]:.0f} MB now, {resident_mb()[1]:.0f} MB at most")
+    print(f"  {engine.stats().to_dict()}")
+    engine.close()
+    if options.against_transformers:
+        against(package, described.precision, options.tokens, alone)
+    return speeds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path)
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--engine", nargs="+", default=["auto"])
     parser.add_argument("--precision", nargs="+", default=["auto"])
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--exports", type=Path)
     parser.add_argument("--against-transformers", action="store_true")
     options = parser.parse_args()
-    package = ModelPackage.open(options.package)
-    for precision in options.precision:
-        began = time.perf_counter()
-        engine = open_engine(package, engine=options.engine, precision=precision, threads=options.threads)
-        described = engine.description
-        print(
-            f"{described.engine} {described.precision}, {described.threads} threads, opened in "
-            f"{time.perf_counter() - began:.2f} s: {described.reason}",
-            flush=True,
-        )
-        asyncio.run(one(engine, "Hello", 4))
-        alone: list[list[int]] = []
-        for concurrency in options.concurrency:
-            wall, found = asyncio.run(load(engine, concurrency, options.tokens))
-            ids = [item["ids"] for item in found[: len(PROMPTS)]]
-            alone = alone or ids
-            print(summary(concurrency, wall, found, alone), flush=True)
-        print(f"  {engine.stats().to_dict()}")
-        engine.close()
-        if options.against_transformers:
-            against(package, described.precision, options.tokens, alone)
+    cases = list(itertools.product(options.engine, options.precision))
+    if len(cases) == 1:
+        speeds = measure(options, *cases[0])
+        if RESULT in os.environ:
+            Path(os.environ[RESULT]).write_text(json.dumps(speeds), encoding="utf-8")
+        return
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (name, precision) in enumerate(cases):
+            result = Path(folder, str(number))
+            command = [sys.executable, __file__, str(options.package), "--engine", name, "--precision", precision]
+            command += ["--tokens", str(options.tokens), "--concurrency", *map(str, options.concurrency)]
+            command += ["--threads", str(options.threads)] if options.threads else []
+            command += ["--exports", str(options.exports)] if options.exports else []
+            command += ["--against-transformers"] if options.against_transformers else []
+            subprocess.run(command, check=True, env={**os.environ, RESULT: str(result)})
+            if speeds := json.loads(result.read_text(encoding="utf-8")):
+                found[name, precision] = speeds
+    base = list(found)[-1]
+    for case, speeds in found.items():
+        for concurrency, speed in speeds.items() if case != base else ():
+            ratio = speed / found[base][concurrency]
+            print(f"ratio of {' '.join(case)} to {' '.join(base)} at concurrency {concurrency}: {ratio:.2f}")
 
 
 if __name__ == "__main__":
