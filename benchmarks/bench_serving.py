@@ -16,7 +16,9 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -225,6 +227,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="longest answer")
     parser.add_argument("--only", nargs="+", choices=["tunesmith", *PEERS], default=["tunesmith", *PEERS])
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers end too
     BUILD.mkdir(parents=True, exist_ok=True)
     package = package_folder()
     prompts = conversations(64)
