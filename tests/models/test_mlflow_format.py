@@ -12,7 +12,8 @@ from tests.models.adapters import random_adapter
 from tests.models.conftest import Listener
 from tunesmith.errors import AlreadyExists, Failure, InvalidModel, UserError
 from tunesmith.models import ModelPackage, import_model
-from tunesmith.models.mlflow_format import check_mlflow_model, write_mlflow_model
+from tunesmith.models.mlflow_format import write_mlflow_model
+from tunesmith.models.mlflow_scorer import MlflowScorer, check_mlflow_model
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,19 @@ def test_mlflow_answers_in_a_fresh_process(folder: Path, llama: ModelPackage) ->
     prompt = llama.tokenizer().encode_prompt([Message("user", check.question)])
     assert check.prompt_tokens == len(prompt)
     assert check.probes >= 5
+
+
+def test_a_scorer_that_is_never_asked_ends_with_its_context(tmp_path: Path) -> None:
+    import psutil
+
+    def scorers() -> list[int]:
+        children = psutil.Process().children()
+        return [child.pid for child in children if "tunesmith.models.mlflow_check" in child.cmdline()]
+
+    with pytest.raises(InvalidModel, match="no MLmodel"), MlflowScorer() as scorer:
+        assert len(scorers()) == 1
+        scorer.check(tmp_path)
+    assert scorers() == []
 
 
 @pytest.mark.heavy

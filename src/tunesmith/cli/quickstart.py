@@ -18,7 +18,10 @@ def quickstart(
     cleanup: Annotated[
         bool, typer.Option("--cleanup", help="Remove everything an earlier quickstart made, and show what was freed.")
     ] = False,
-    conversations: Annotated[int, typer.Option(help="Training conversations.", min=16, max=2000)] = 60,
+    conversations: Annotated[
+        int | None,
+        typer.Option(help="Training conversations; by this machine's speed, 32 to 60, without it.", min=16, max=2000),
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Longest training time.", min=0.1)] = 2.5,
     force_rerun: Annotated[bool, typer.Option("--force-rerun", help="Reuse no step of an earlier run.")] = False,
 ) -> None:

