@@ -17,7 +17,7 @@ from tunesmith.generate.engines.batcher import Batcher
 from tunesmith.generate.engines.cache import Pass, Shape
 from tunesmith.generate.engines.jobs import Job, Limits
 from tunesmith.generate.engines.torch_runner import TorchRunner
-from tunesmith.generate.sampling import Sampler
+from tunesmith.generate.sampling import Logits, Sampler
 from tunesmith.generate.text import TextAssembler
 
 VOCABULARY = 1000
@@ -227,3 +227,30 @@ async def test_a_prompt_there_is_no_room_for_fails_alone(counter: Counter) -> No
     stats = batcher.stats()
     assert (stats.failed, stats.running, stats.waiting) == (1, 0, 0)
     batcher.close()
+
+
+class Broken:
+    """A constraint that fails at the third token."""
+
+    def __init__(self) -> None:
+        self.accepted: list[int] = []
+
+    def allow(self, logits: Logits) -> None:
+        if len(self.accepted) == 2:
+            raise Failure("the grammar is too complex")
+
+    def accept(self, token_id: int) -> None:
+        self.accepted.append(token_id)
+
+
+async def test_an_answer_that_cannot_be_kept_to_its_form_fails_alone(batcher: Batcher, counter: Counter) -> None:
+    counter.hold()
+    bad, good = job([100], max_tokens=9, n=2), job([1], max_tokens=6)
+    bad.samplers[0].constraint = Broken()
+    batcher.submit(bad)
+    batcher.submit(good)
+    counter.release()
+    with pytest.raises(Failure, match="too complex"):
+        await read(bad)
+    assert [event.token_ids[0] for event in await read(good)] == [2, 3, 4, 5, 6, 7]
+    assert (batcher.stats().failed, batcher.stats().finished, batcher.stats().running) == (1, 1, 0)

@@ -174,3 +174,12 @@ def test_capabilities_refuse_by_name() -> None:
             few.require(GenerateRequest(HELLO, **options))  # type: ignore[arg-type]
         assert caught.value.target == target
     few.require(GenerateRequest(HELLO, response_format={"type": "text"}))
+
+
+def test_arguments_that_must_follow_a_schema_need_an_engine_that_can() -> None:
+    tool = {"type": "function", "function": {"name": "f", "strict": True}}
+    request = GenerateRequest(HELLO, tools=(tool,))
+    Capabilities("x", 100, frozenset({"tools", "tool_choice"})).require(request)
+    with pytest.raises(UnsupportedField) as refused:
+        Capabilities("x", 100, frozenset({"tools"})).require(request)
+    assert refused.value.target == "tools[0].function.strict"

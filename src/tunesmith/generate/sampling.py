@@ -163,4 +163,12 @@ def _invert(mass: Mass, uniform: float) -> int:
 def pick_all(logits: Logits, samplers: Sequence[Sampler]) -> list[Picked]:
     """The next token of each row of ``logits`` (float32, ``[rows, vocabulary]``)."""
     best: list[int] = logits.argmax(-1).tolist()
-    return [Picked(best[row]) if sampler.plain else sampler.pick(logits[row]) for row, sampler in enumerate(samplers)]
+    return [Picked(best[row]) if sampler.plain else _pick(sampler, logits[row]) for row, sampler in enumerate(samplers)]
+
+
+def _pick(sampler: Sampler, logits: Logits) -> Picked:
+    """What ``sampler`` picks; a constraint that fails ends its own answer and no other."""
+    try:
+        return sampler.pick(logits)
+    except TunesmithError as error:
+        return Picked(-1, error=error)

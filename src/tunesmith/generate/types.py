@@ -80,6 +80,13 @@ class Capabilities:
                 target="response_format",
                 way_out=f"formats it can: {', '.join(sorted(self.response_formats))}",
             )
+        strict = [number for number, tool in enumerate(request.tools) if tool["function"].get("strict") is True]
+        if strict and "tool_choice" not in self.fields:
+            raise UnsupportedField(
+                f"the {self.engine} engine cannot hold arguments to their schema",
+                target=f"tools[{strict[0]}].function.strict",
+                way_out="leave it out, and check the arguments",
+            )
         if request.top_logprobs > self.max_top_logprobs:
             raise UnsupportedField(f"at most {self.max_top_logprobs} can be had", target="top_logprobs")
         if request.n > self.max_choices:
