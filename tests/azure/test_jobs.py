@@ -275,6 +275,7 @@ def test_a_command_runs_in_its_code_and_says_what_it_does_not_get(wire: Wire) ->
     assert job["jobType"] == "Command"
     assert job["inputs"]["by"] == {"jobInputType": "literal", "value": "3"}
     assert job["environmentId"] == f"{W}/environments/mine/versions/1"
+    assert job["codeId"] == wire.snapshot  # type: ignore[attr-defined]
     assert wire.blob("GET", "jobs/cmd_1/out/n.txt").content == b"4.0"
     files = wire.services.paths.job("cmd_1") / "steps"
     assert [path.read_text() for path in files.rglob("note.txt")] == ["4.0"]
@@ -324,6 +325,49 @@ def test_jobs_are_listed_described_archived_and_deleted(wire: Wire) -> None:
     wire.arm("DELETE", "jobs/list_1")
     error = wire.arm("GET", "jobs/list_1", status=404)["error"]
     assert error["code"] == "ResourceNotFound"
+
+
+def test_a_name_that_is_taken_is_another_job_only_when_it_does_the_same(wire: Wire) -> None:
+    for name, body in (("twice_1", command(wire, "echo 1", outputs={})), ("twice_2", pipeline(wire))):
+        wire.arm("PUT", f"jobs/{name}", body, status=201)
+        found = wire.arm("GET", f"jobs/{name}")
+        found["properties"]["tags"] = {"sent": "back"}
+        assert wire.arm("PUT", f"jobs/{name}", found)["properties"]["tags"]["sent"] == "back"
+    error = wire.arm("PUT", "jobs/twice_1", command(wire, "echo 2", outputs={}), status=409)["error"]
+    assert (error["code"], error["target"]) == ("AlreadyExists", "name")
+    wire.arm("PUT", "jobs/twice_2", command(wire, "echo 1", outputs={}), status=409)
+    wire.finish("twice_2")
+
+
+def test_the_system_pipelines_values_are_checked(wire: Wire) -> None:
+    node = {
+        "name": "chat",
+        "type": "pipeline",
+        "_source": "REMOTE.REGISTRY",
+        "componentId": "azureml://registries/azureml/components/chat_completion_pipeline/labels/latest",
+        "inputs": {
+            "mlflow_model_path": {
+                "job_input_type": "mlflow_model",
+                "uri": "azureml://registries/azureml/models/SmolLM2-135M-Instruct/labels/latest",
+            },
+            "train_file_path": {"job_input_type": "uri_file", "uri": wire.upload("train.jsonl", b"{}\n")},
+            "lr_scheduler_type": literal("bogus"),
+            "num_train_epochs": literal("2.5"),
+            "learning_rate": literal("x"),
+            "apply_lora": literal(True),
+            "strange": literal(1),
+        },
+        "outputs": {"mlflow_model_folder": {"type": "literal", "value": "${{parent.outputs.trained_model}}"}},
+    }
+    outputs = {"trained_model": {"jobOutputType": "mlflow_model", "mode": "ReadWriteMount"}}
+    body = pipeline(wire, inputs={}, jobs={"chat": node}, outputs=outputs)
+    error = wire.arm("PUT", "jobs/tuned", body, status=400)["error"]
+    assert sorted(detail["target"] for detail in error["details"]) == [
+        "jobs.chat.inputs.learning_rate",
+        "jobs.chat.inputs.lr_scheduler_type",
+        "jobs.chat.inputs.num_train_epochs",
+        "jobs.chat.inputs.strange",
+    ]
 
 
 def test_show_services_names_the_pages(wire: Wire) -> None:

@@ -20,7 +20,16 @@ from starlette.responses import Response, StreamingResponse
 from tunesmith.azure.blob_account import StorageAccount
 from tunesmith.azure.blob_checksums import Checksums
 from tunesmith.azure.blob_errors import BlobError, not_found, not_implemented
-from tunesmith.azure.blob_files import BlobFiles, Properties, Sidecar, check_conditions
+from tunesmith.azure.blob_files import BlobFiles, Sidecar, check_conditions
+from tunesmith.azure.blob_headers import (
+    PIECE,
+    blob_headers,
+    md5_of,
+    read_content,
+    read_metadata,
+    read_range,
+    written,
+)
 from tunesmith.azure.blob_lists import list_blobs, read_block_list
 from tunesmith.azure.blob_places import Place, Places
 from tunesmith.azure.code_store import is_sealed
@@ -29,10 +38,8 @@ from tunesmith.azure.run_files import run_files
 from tunesmith.errors import DiskFull, NotAuthenticated, TunesmithError
 
 METHODS = ["GET", "HEAD", "PUT", "DELETE", "POST"]
-PIECE = 1 << 20
 MAX_LIST_BODY = 8 << 20
 """A list of 50 000 blocks, the most there may be, has half of it."""
-_CONTENT = ("type", "encoding", "language", "disposition", "md5")
 _REFUSED = {
     "x-ms-copy-source": "copying a blob from a URL",
     "x-ms-lease-id": "a lease",
@@ -169,7 +176,7 @@ class _BlobFace:
         check_conditions(request.headers, found, writing=False)
         # The length is that of the blob, though no body comes: clients read it from here.
         return Response(
-            headers=_headers(found) | {"content-length": str(found.size if request.method == "HEAD" else 0)}
+            headers=blob_headers(found) | {"content-length": str(found.size if request.method == "HEAD" else 0)}
         )
 
     async def _get(self, request: Request, place: Place, name: str) -> Response:
@@ -177,15 +184,15 @@ class _BlobFace:
         try:
             check_conditions(request.headers, found, writing=False)
             asked = request.headers.get("x-ms-range") or request.headers.get("range")
-            first, last = _range(asked, found.size) if asked else (0, found.size - 1)
-            headers = _headers(found) | {"content-length": str(last - first + 1)}
+            first, last = read_range(asked, found.size) if asked else (0, found.size - 1)
+            headers = blob_headers(found) | {"content-length": str(last - first + 1)}
             if asked:
                 headers["content-range"] = f"bytes {first}-{last}/{found.size}"
                 # The whole blob's checksum does not describe a part.
                 if (whole := headers.pop("content-md5", None)) is not None:
                     headers["x-ms-blob-content-md5"] = whole
                 if request.headers.get("x-ms-range-get-content-md5") == "true":
-                    headers["content-md5"] = await self._in_thread(_md5_of, file, first, last)
+                    headers["content-md5"] = await self._in_thread(md5_of, file, first, last)
         except BaseException:
             file.close()
             raise
@@ -220,12 +227,12 @@ class _BlobFace:
         aside = await self._in_thread(self._files.new_aside, place)
         try:
             await self._receive(request, aside, sums)
-            content = _content(request) | {"Content-MD5": sums.md5}
-            sidecar = Sidecar(kind, _metadata(request), content if kind == "BlockBlob" else _content(request))
+            content = read_content(request) | {"Content-MD5": sums.md5}
+            sidecar = Sidecar(kind, read_metadata(request), content if kind == "BlockBlob" else read_content(request))
             found = await self._in_thread(self._files.put, place, aside, sidecar, dict(request.headers))
         finally:
             await self._in_thread(aside.unlink, True)
-        return _written(found, {"content-md5": sums.md5})
+        return written(found, {"content-md5": sums.md5})
 
     async def _put_block(self, request: Request, place: Place, name: str) -> Response:
         block = request.query_params.get("blockid", "")
@@ -253,9 +260,9 @@ class _BlobFace:
         sums.update(bytes(body))
         sums.check()
         blocks = read_block_list(bytes(body))
-        sidecar = Sidecar("BlockBlob", _metadata(request), _content(request))
+        sidecar = Sidecar("BlockBlob", read_metadata(request), read_content(request))
         found = await self._in_thread(self._files.commit, place, blocks, sidecar, dict(request.headers))
-        return _written(found, {"content-md5": sums.md5})
+        return written(found, {"content-md5": sums.md5})
 
     async def _append_block(self, request: Request, place: Place, name: str) -> Response:
         sums = Checksums(request.headers)
@@ -265,19 +272,19 @@ class _BlobFace:
             offset, found = await self._in_thread(self._files.append, place, name, aside, dict(request.headers))
         finally:
             await self._in_thread(aside.unlink, True)
-        return _written(found, {"x-ms-blob-append-offset": str(offset), "content-md5": sums.md5})
+        return written(found, {"x-ms-blob-append-offset": str(offset), "content-md5": sums.md5})
 
     async def _set_metadata(self, request: Request, place: Place, name: str) -> Response:
         found = await self._in_thread(
-            lambda: self._files.change(place, name, dict(request.headers), metadata=_metadata(request))
+            lambda: self._files.change(place, name, dict(request.headers), metadata=read_metadata(request))
         )
-        return _written(found, {}, 200)
+        return written(found, {}, 200)
 
     async def _set_properties(self, request: Request, place: Place, name: str) -> Response:
         found = await self._in_thread(
-            lambda: self._files.change(place, name, dict(request.headers), content=_content(request))
+            lambda: self._files.change(place, name, dict(request.headers), content=read_content(request))
         )
-        return _written(found, {}, 200)
+        return written(found, {}, 200)
 
     async def _delete(self, request: Request, place: Place, name: str) -> Response:
         await self._in_thread(self._files.delete, place, name, dict(request.headers))
@@ -331,65 +338,3 @@ def _needed(request: Request, name: str, comp: str) -> str:
     if comp == "appendblock":
         return "aw"
     return "w" if comp in ("metadata", "properties") else "cw"
-
-
-def _headers(found: Properties) -> dict[str, str]:
-    sidecar = found.sidecar
-    headers = {
-        "etag": found.etag,
-        "last-modified": found.last_modified,
-        "accept-ranges": "bytes",
-        "content-type": "application/octet-stream",
-        "x-ms-blob-type": sidecar.kind,
-        "x-ms-creation-time": found.last_modified,
-        "x-ms-lease-status": "unlocked",
-        "x-ms-lease-state": "available",
-        "x-ms-server-encrypted": "false",
-    }
-    headers |= {name.lower(): value for name, value in sidecar.content.items()}
-    return headers | {f"x-ms-meta-{name}": value for name, value in sidecar.metadata.items()}
-
-
-def _written(found: Properties, more: dict[str, str], status: int = 201) -> Response:
-    headers = {"etag": found.etag, "last-modified": found.last_modified, "x-ms-request-server-encrypted": "false"}
-    return Response(status_code=status, headers=headers | more)
-
-
-def _metadata(request: Request) -> dict[str, str]:
-    return {
-        name.removeprefix("x-ms-meta-"): value
-        for name, value in request.headers.items()
-        if name.startswith("x-ms-meta-")
-    }
-
-
-def _content(request: Request) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for part in _CONTENT:
-        value = request.headers.get(f"x-ms-blob-content-{part}")
-        if value:
-            found["Content-MD5" if part == "md5" else f"Content-{part.title()}"] = value
-    if (cache := request.headers.get("x-ms-blob-cache-control")) is not None:
-        found["Cache-Control"] = cache
-    return found
-
-
-def _range(text: str, size: int) -> tuple[int, int]:
-    found = re.fullmatch(r"bytes=(\d{1,18})-(\d{0,18})", text.strip())
-    if found is None:
-        raise BlobError(400, "InvalidHeaderValue", f"{text[:60]!r} is no range of bytes")
-    first = int(found[1])
-    last = min(int(found[2]), size - 1) if found[2] else size - 1
-    if first >= size or last < first:
-        raise BlobError(416, "InvalidRange", f"the blob has {size} bytes, and {text[:60]} is asked for")
-    return first, last
-
-
-def _md5_of(file: IO[bytes], first: int, last: int) -> str:
-    sums = Checksums({})
-    file.seek(first)
-    left = last - first + 1
-    while left > 0 and (piece := file.read(min(PIECE, left))):
-        sums.update(piece)
-        left -= len(piece)
-    return sums.md5

@@ -118,6 +118,13 @@ class CodeStore:
         ]
         return sorted(found, key=lambda code: code.created_at, reverse=True)
 
+    def at(self, folder: str) -> CodeVersion | None:
+        """The snapshot whose code is the folder, or ``None``."""
+        parts = folder.split("/codes/")[-1].split("/", 1)
+        with self._services.database.reading() as session:
+            row = session.get(KeyValueRow, _SEALED + parts[0])
+        return None if row is None else self.get(row.value["name"], row.value["version"])
+
     def folder(self, code: CodeVersion) -> Path:
         """The code on this machine.
 

@@ -54,7 +54,8 @@ def execution_log(services: Services, job: Job) -> Path:
 
 
 def _head(job: Job) -> Iterator[str]:
-    yield f"[{_clock(job.created_at)}] {job.name}: submitted, {len(job.steps)} steps, compute {job.compute}"
+    steps = "1 step" if len(job.steps) == 1 else f"{len(job.steps)} steps"
+    yield f"[{_clock(job.created_at)}] {job.name}: submitted, {steps}, compute {job.compute}"
     for notice in job.notices:
         if notice.step is None or notice.code in ("FieldWaived", "ComputeDiffers"):
             yield f"[{_clock(job.created_at)}] notice ({notice.code}): {notice.message}"

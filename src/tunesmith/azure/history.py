@@ -126,17 +126,11 @@ def create_history_router(context: AzureContext) -> APIRouter:
             # A command job is one run; its only step is the job itself.
             if found.job.type == "command":
                 steps = []
-            top = request.query_params.get("$top", "")
-            skip = request.query_params.get("$continuationtoken", "0")
-            if not (top.isdigit() or not top) or not skip.isdigit():
-                raise ValidationFailed("$top must be a number, $continuationtoken one of ours", target="$top")
-            end = int(skip) + int(top) if top else len(steps)
-            more = None
-            return {
-                "value": [_run(request, Run(found.job, step)) for step in steps[int(skip) : end]],
-                "continuationToken": more,
-                "nextLink": None,
-            }
+            top = request.query_params.get("$top", str(len(steps)))
+            if not top.isdigit():
+                raise ValidationFailed(f"{top[:20]!r} is not a number", target="$top")
+            value = [_run(request, Run(found.job, step)) for step in steps[: int(top)]]
+            return {"value": value, "continuationToken": None, "nextLink": None}
 
         @router.patch(f"{base}/runs/{{run}}")
         def change(request: Request, run: str, body: arm.Json) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tunesmith.azure.context import AzureContext
 from tunesmith.azure.jobs_answers import job_body
 from tunesmith.azure.jobs_bodies import read_job
 from tunesmith.azure.runs import Run, find_run
-from tunesmith.errors import NotFound, ValidationFailed
+from tunesmith.errors import AlreadyExists, NotFound
 from tunesmith.records.jobs import Job, JobStatus, SubmitJob, UpdateJob
 
 PIECE = 100
@@ -34,7 +34,7 @@ def create_jobs_router(context: AzureContext) -> APIRouter:
         known = _known(name)
         if known is not None:
             return JSONResponse(job_body(request, services, _change(known, properties)))
-        asked = read_job(name, properties, code_folder=partial(code_folder, context))
+        asked = _read(name, properties)
         if _runs_commands_of_the_user(asked):
             # Their code logs to the run of the job, so that run must be there before they start.
             services.tracking.ensure_running()
@@ -66,6 +66,9 @@ def create_jobs_router(context: AzureContext) -> APIRouter:
         jobs.delete(name)
         return Response(status_code=200)
 
+    def _read(name: str, properties: Any) -> SubmitJob:
+        return read_job(name, properties, code_folder=partial(code_folder, context))
+
     def _known(name: str) -> Job | None:
         try:
             return jobs.get(name)
@@ -73,12 +76,14 @@ def create_jobs_router(context: AzureContext) -> APIRouter:
             return None
 
     def _change(known: Job, properties: Any) -> Job:
-        """A job that is there, sent again: what describes it may change."""
-        if not isinstance(properties, dict):
-            raise ValidationFailed("a job has properties", target="properties")
-        kind = "Command" if known.type == "command" else "Pipeline"
-        if properties.get("jobType") != kind:
-            raise ValidationFailed(f"the job {known.name} is there already, and is a {kind}", target="jobType")
+        """A job that is there, sent again: what describes it may change, and nothing that it does."""
+        asked = _read(known.name, properties)
+        if _work(asked) != _work(SubmitJob.model_validate(known.spec)):
+            raise AlreadyExists(
+                f"there is a job {known.name!r} already, and it does something else",
+                target="name",
+                way_out="give the new job another name, or none",
+            )
         return jobs.update(
             known.name,
             UpdateJob(
@@ -106,6 +111,22 @@ def _child(request: Request, run: Run) -> dict[str, Any]:
 def _runs_commands_of_the_user(job: SubmitJob) -> bool:
     references = [str(node.get("component")) for node in job.jobs.values()] if job.jobs else [str(job.component)]
     return job.type == "command" or not all(text.startswith("azureml://registries/azureml/") for text in references)
+
+
+def _work(job: SubmitJob) -> dict[str, Any]:
+    """What a job does, without what describes it."""
+    nodes = {
+        name: {key: node.get(key) for key in ("component", "inputs", "environment_variables")}
+        for name, node in job.jobs.items()
+        if isinstance(node, dict)
+    }
+    return {
+        "type": job.type,
+        "component": job.component,
+        "command": job.command,
+        "inputs": {key: value for key, value in job.inputs.items() if value is not None},
+        "jobs": {name: {key: value for key, value in node.items() if value} for name, node in nodes.items()},
+    }
 
 
 def _wanted(job: Job, asked: dict[str, str]) -> bool:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from tunesmith.assets.references import AssetReference, parse_reference
 from tunesmith.azure import arm
+from tunesmith.azure.code_store import CodeStore
 from tunesmith.azure.datastores import DEFAULT
 from tunesmith.errors import TunesmithError
 from tunesmith.pipelines.layout import read_json
@@ -46,7 +47,7 @@ def job_body(request: Request, services: Services, job: Job) -> dict[str, Any]:
     if compute not in ("local", "serverless", ""):
         properties["computeId"] = arm.resource_id(request, "computes", compute)
     if job.type == "command":
-        properties.update(_command(request, job))
+        properties.update(_command(request, services, job))
     else:
         properties["jobs"] = {name: _node(request, name, node) for name, node in _nodes(job).items()}
         properties["settings"] = _settings(job)
@@ -190,7 +191,7 @@ def _settings(job: Job) -> dict[str, Any]:
     return settings
 
 
-def _command(request: Request, job: Job) -> dict[str, Any]:
+def _command(request: Request, services: Services, job: Job) -> dict[str, Any]:
     spec = job.spec
     resources = {CAMEL.get(key, key): value for key, value in (spec.get("resources") or {}).items()}
     found: dict[str, Any] = {
@@ -204,6 +205,9 @@ def _command(request: Request, job: Job) -> dict[str, Any]:
     for key in ("distribution", "limits"):
         if spec.get(key):
             found[key] = spec[key]
+    code = CodeStore(services).at(str(spec["code"])) if spec.get("code") else None
+    if code is not None:
+        found["codeId"] = arm.resource_id(request, "codes", code.name, "versions", code.version)
     return found
 
 
