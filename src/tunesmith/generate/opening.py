@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tunesmith.generate.engines.lora import AdapterStack
     from tunesmith.models.package import ModelPackage
 
-ENGINES = ("openvino", "transformers")
+ENGINES = ("openvino", "transformers", "vllm")
 """What ``engine=`` may name, beside ``auto``."""
 PRECISIONS = (*get_args(Precision), "8")
 """What ``precision=`` may name, beside ``auto``; 8 is int8 weights."""
@@ -68,6 +68,29 @@ def open_engine(
             way_out=f"one of: auto, {', '.join(PRECISIONS)}",
         )
     opened = package if isinstance(package, ModelPackage) else ModelPackage.open(package)
+    if engine == "vllm" or (engine == "auto" and precision != "8" and device in {"auto", "cuda"} and _has_gpu()):
+        from tunesmith.generate.engines.vllm_engine import open_vllm
+        from tunesmith.generate.engines.vllm_server import COMMAND_VARIABLE, find_vllm
+
+        vllm = find_vllm()
+        if vllm is not None:
+            reason = "asked for" if engine == "vllm" else "the engine for GPUs"
+            return open_vllm(
+                opened,
+                vllm,
+                precision=precision,
+                threads=threads,
+                max_answers=max_answers,
+                cache_bytes=cache_bytes,
+                adapters=adapters or {},
+                reason=reason,
+            )
+        if engine == "vllm":
+            raise UserError(
+                "vLLM is not on this machine",
+                target="engine",
+                way_out=f"pip install vllm, or name its command in {COMMAND_VARIABLE}",
+            )
     why_not = "" if engine == "transformers" else _why_not_openvino(precision, device, strict=engine == "openvino")
     if engine != "transformers" and not why_not:
         from tunesmith.generate.engines.exports import default_folder

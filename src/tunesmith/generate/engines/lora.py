@@ -126,6 +126,12 @@ def read_adapter(name: str, folder: Path, modules: Mapping[str, tuple[int, int]]
     return Adapter(name, scaled)
 
 
+def adapter_rank(name: str, folder: Path) -> int:
+    """The largest rank an adapter's configuration names; ``InvalidModel`` for what is no LoRA adapter."""
+    config = _config(folder, f"adapters.{name}")
+    return max([int(config.get("r", 8)), *map(int, (config.get("rank_pattern") or {}).values())])
+
+
 def _config(folder: Path, target: str) -> dict[str, Any]:
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / file).is_file():

@@ -1,0 +1,184 @@
+"""The vllm engine against a stand-in that speaks vLLM's documented command line and protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.generate.conftest import Packages
+from tests.support import vllm_server
+from tests.support.workspace import until
+from tunesmith.chat.messages import Message
+from tunesmith.errors import (
+    DeploymentFailed,
+    InvalidData,
+    ModelFailed,
+    NotFound,
+    Unavailable,
+    UnsupportedField,
+    UserError,
+)
+from tunesmith.generate import GenerateRequest, collect, open_engine
+from tunesmith.generate.engines.vllm_engine import VllmEngine
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The stand-in's log; its command is the one that is found."""
+    command = tmp_path / "vllm"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {vllm_server.__file__} "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("TUNESMITH_VLLM", str(command))
+    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def engines(packages: Packages, log: Path) -> Iterator[Callable[..., VllmEngine]]:
+    opened: list[VllmEngine] = []
+
+    def engine(**options: Any) -> VllmEngine:
+        found = open_engine(packages("qwen2"), engine="vllm", **options)
+        assert isinstance(found, VllmEngine)
+        opened.append(found)
+        return found
+
+    yield engine
+    for item in opened:
+        item.close()
+
+
+def said(log: Path, kind: str) -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, log.read_text().splitlines()) if line["kind"] == kind]
+
+
+def ask(text: str = "Hello", **options: Any) -> GenerateRequest:
+    return GenerateRequest((Message("user", text),), **{"temperature": 0, "max_tokens": 6, **options})
+
+
+def adapter(folder: Path, rank: int) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
+    (folder / "adapter_model.safetensors").touch()
+    return folder
+
+
+async def test_prompts_go_and_answers_come_as_ids(engines: Callable[..., VllmEngine], log: Path) -> None:
+    engine = engines()
+    request = ask(temperature=0.7, top_p=0.9, top_k=40, seed=3, n=2, frequency_penalty=0.5, presence_penalty=0.25)
+    result = await collect(engine.generate(request))
+    prompt = engine.tokenizer.encode_prompt(request.messages)
+    (sent,) = said(log, "request")
+    assert sent["path"] == "/v1/completions"
+    assert sent["body"] == {
+        "model": "base",
+        "prompt": prompt,
+        "max_tokens": 6,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 40,
+        "seed": 3,
+        "n": 2,
+        "frequency_penalty": 0.5,
+        "presence_penalty": 0.25,
+        "stop_token_ids": sorted(engine.tokenizer.contract.eos_token_ids),
+        "stream": True,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
+    for index, choice in enumerate(result.choices):
+        ids = [(prompt[-1] + step + 100 * index) % vllm_server.VOCABULARY for step in range(1, 7)]
+        assert list(choice.token_ids) == ids
+        assert choice.text == engine.tokenizer.decode(ids)
+        assert choice.finish_reason == "length"
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (len(prompt), 12)
+    stats = engine.stats()
+    assert (stats.running, stats.requests, stats.finished, stats.completion_tokens) == (0, 1, 1, 12)
+
+
+async def test_logprobs_stop_strings_and_limits(engines: Callable[..., VllmEngine], log: Path) -> None:
+    engine = engines()
+    choice = (await collect(engine.generate(ask(logprobs=True, top_logprobs=2)))).choices[0]
+    assert [item.token_id for item in choice.logprobs] == list(choice.token_ids)
+    assert [top.logprob for top in choice.logprobs[0].top] == [-1.0, -2.0]
+    assert choice.logprobs[0].token == engine.tokenizer.decode([choice.token_ids[0]], skip_special_tokens=False)
+    stop = choice.text[2:4]
+    stopped = (await collect(engine.generate(ask(stop=(stop,))))).choices[0]
+    assert (stopped.text, stopped.finish_reason, stopped.stop) == (choice.text[: choice.text.index(stop)], "stop", stop)
+    with pytest.raises(InvalidData, match="context"):
+        await collect(engine.generate(ask("hello " * 600)))
+    assert len(said(log, "request")) == 2
+
+
+async def test_a_stream_that_is_given_up_is_closed(engines: Callable[..., VllmEngine], log: Path) -> None:
+    engine = engines()
+    stream = engine.generate(ask(max_tokens=400, n=2))
+    await anext(stream)
+    assert engine.stats().running == 2
+    await stream.aclose()  # type: ignore[attr-defined]
+    await asyncio.to_thread(until, lambda: said(log, "gone"), "the server saw its client go")
+    stats = engine.stats()
+    assert (stats.running, stats.cancelled) == (0, 1)
+
+
+async def test_the_command_line(
+    engines: Callable[..., VllmEngine], log: Path, packages: Packages, tmp_path: Path
+) -> None:
+    adapters = {"french": adapter(tmp_path / "french", 4), "poet": adapter(tmp_path / "poet", 12)}
+    engine = engines(precision="bf16", max_answers=7, cache_bytes=10**9, adapters=adapters)
+    (started,) = said(log, "started")
+    arguments = started["arguments"]
+    assert arguments[:4] == ["serve", str(packages("qwen2").path), "--host", "127.0.0.1"]
+    assert arguments[6:] == [
+        *("--served-model-name", "base", "--dtype", "bfloat16", "--max-model-len", "512", "--max-num-seqs", "7"),
+        *("--generation-config", "vllm", "--max-logprobs", "20", "--disable-uvicorn-access-log"),
+        *("--kv-cache-memory-bytes", "1000000000"),
+        *("--enable-lora", "--max-loras", "2", "--max-lora-rank", "16"),
+        *("--lora-modules", f"french={adapters['french']}", f"poet={adapters['poet']}"),
+    ]
+    await collect(engine.generate(ask(adapter="poet")))
+    assert said(log, "request")[-1]["body"]["model"] == "poet"
+    with pytest.raises(NotFound):
+        await collect(engine.generate(ask(adapter="german")))
+
+
+async def test_what_cannot_be_honoured_and_what_fails(engines: Callable[..., VllmEngine], log: Path) -> None:
+    engine = engines()
+    with pytest.raises(UnsupportedField) as caught:
+        await collect(engine.generate(ask(response_format={"type": "json_object"})))
+    assert caught.value.target == "response_format"
+    with pytest.raises(ModelFailed, match=r"vLLM answered 400: .*this temperature is refused"):
+        await collect(engine.generate(ask(temperature=1.25)))
+    assert engine.stats().failed == 1
+    engine._server._process.kill()
+    engine._server._process.wait()
+    with pytest.raises(Unavailable, match="has ended"):
+        await collect(engine.generate(ask()))
+    engine.close()
+    with pytest.raises(Unavailable, match="closed"):
+        await collect(engine.generate(ask()))
+    for option, value in (("precision", "8"), ("threads", 2)):
+        with pytest.raises(UnsupportedField) as refused:
+            engines(**{option: value})
+        assert refused.value.target == option
+
+
+def test_a_server_that_does_not_come_up_shows_its_log(
+    engines: Callable[..., VllmEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_OPTIONS", "--fail")
+    with pytest.raises(DeploymentFailed, match=r"status 3 while it started: torch\.OutOfMemoryError"):
+        engines()
+
+
+def test_no_vllm_is_said(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUNESMITH_VLLM", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="vLLM is not on this machine"):
+        open_engine(packages("qwen2"), engine="vllm")
