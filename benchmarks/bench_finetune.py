@@ -41,7 +41,7 @@ SLOWER = 0.5
 SECONDS, OPERATIONS = 180.0, 3.7e9
 """Steps are so many that the slowest peer needs about so long at so many operations of product rate for a token."""
 FEWEST, MOST = 4, 16
-CURVE_STEPS, CURVE_BATCH, CURVE_LENGTH = 50, 2, 64
+CURVE_STEPS, CURVE_BATCH, CURVE_LENGTH, CURVE_AMONG = 50, 2, 96, 400
 
 
 def main() -> None:
@@ -162,7 +162,7 @@ class Benchmark:
         _table("LoRA, with each trick off", kept)
 
     def _curve(self) -> None:
-        rows = self._rows("curve", CURVE_STEPS * CURVE_BATCH, CURVE_LENGTH)
+        rows = self._rows("curve", CURVE_STEPS * CURVE_BATCH, CURVE_LENGTH, among=CURVE_AMONG)
         same: dict[str, Any] = {
             "steps": CURVE_STEPS,
             "batch": CURVE_BATCH,
@@ -233,16 +233,19 @@ class Benchmark:
 
     # ── what is trained on ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _rows(self, name: str, count: int, max_seq_length: int) -> Path:
-        """``count`` rows by the product's own preparation, in the order in which every trainer takes them."""
+    def _rows(self, name: str, count: int, max_seq_length: int, *, among: int = 0) -> Path:
+        """``count`` rows by the product's own preparation, in the order in which every trainer takes them: the first
+        that fit of ``among`` conversations.
+        """
         from tunesmith.chat.prepare import prepare
         from tunesmith.chat.tokens import ChatTokenizer
         from tunesmith.reporting import NullReporter
 
-        data = self.arguments.data or _conversations(count)
+        among = max(among, count)
+        data = self.arguments.data or _conversations(among)
         source = self.folder / f"{name}.jsonl"
         with data.open(encoding="utf-8") as lines:
-            source.write_text("".join(line for line, _ in zip(lines, range(count), strict=False)), encoding="utf-8")
+            source.write_text("".join(line for line, _ in zip(lines, range(among), strict=False)), encoding="utf-8")
         prepared = prepare(
             source,
             ChatTokenizer.load(self.model),
@@ -254,8 +257,8 @@ class Benchmark:
         )
         rows: list[Row] = [(ids.tolist(), flags.tolist()) for ids, flags in map(prepared.row, range(prepared.rows))]
         if len(rows) < count:
-            raise SystemExit(f"{data} gave {len(rows)} rows and {count} are needed")
-        return self._keep(name, rows)
+            raise SystemExit(f"{data} gave {len(rows)} rows that fit {max_seq_length} tokens; {count} are needed")
+        return self._keep(name, rows[:count])
 
     def _keep(self, name: str, rows: list[Row]) -> Path:
         path = self.folder / f"{name}.pickle"
