@@ -8,6 +8,8 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.chat.families import FAMILIES, make_folder
 from tests.generate.test_tool_format import LLAMA3, MISTRAL3, MISTRAL11, NO_CALLS, QWEN, tokenizer_of
@@ -288,3 +290,32 @@ def test_a_schema_nested_beyond_reason_is_a_fault() -> None:
         schema = {"properties": {"a": schema}}
     with pytest.raises(ValidationFailed, match="nested too deeply"):
         check_schema(schema, "place")
+
+
+parts = st.sampled_from(["object", "string", "integer", "array", "#/$defs/a", "#", "[0-9]+", "a{3}", "(", 1, 0, True])
+keys = st.sampled_from(
+    ["type", "properties", "required", "items", "enum", "const", "anyOf", "$ref", "minimum", "maxLength", "pattern"]
+)
+some_schemas = st.recursive(
+    parts,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(keys | st.sampled_from(["a", "$defs"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(schema=st.dictionaries(keys | st.just("$defs"), some_schemas, max_size=5))
+def test_any_schema_is_followed_or_refused(tokenizers: dict[str, ChatTokenizer], schema: dict[str, Any]) -> None:
+    try:
+        check_schema(schema, "schema")
+    except ValidationFailed:
+        return
+    try:
+        text, ended = played(tokenizers["bytes"], of_schema(schema), 0, most=12)
+    except UnsupportedField as refused:
+        assert refused.target == "response_format.json_schema.schema"
+    else:
+        if ended:
+            json.loads(text)

@@ -66,3 +66,39 @@ def test_only_4xx(house: House, backend: Backend, client: httpx.Client, body: An
 def test_bytes_are_refused(client: httpx.Client, backend: Backend, raw: bytes, path: str) -> None:
     assert 400 <= client.post(path, content=raw).status_code < 500
     assert backend.requests == []
+
+
+KEYS = ["type", "properties", "required", "items", "enum", "anyOf", "$ref", "minimum", "pattern", "a", "$defs"]
+schemas = st.recursive(
+    leaves | st.sampled_from(["object", "string", "integer", "#/$defs/a", "#", "[0-9", "a{9999999}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=10,
+)
+functions = st.fixed_dictionaries(
+    {"name": st.sampled_from(["f", "g", ""]) | values}, optional={"parameters": schemas, "strict": values, "x": values}
+)
+choices = st.sampled_from(["auto", "none", "required", {"type": "function", "function": {"name": "f"}}]) | values
+forms = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "json_object", "json_schema"])},
+    optional={"json_schema": values | st.fixed_dictionaries({"name": st.just("x"), "schema": schemas})},
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    more=st.fixed_dictionaries(
+        {},
+        optional={
+            "tools": st.lists(st.fixed_dictionaries({"type": st.just("function"), "function": functions}), max_size=3),
+            "tool_choice": choices,
+            "parallel_tool_calls": st.booleans() | values,
+            "response_format": forms | values,
+        },
+    )
+)
+def test_tools_and_forms_only_4xx(client: httpx.Client, backend: Backend, more: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": "say x"}], **more}
+    answer = client.post("/v1/chat/completions", content=json.dumps(body).encode("ascii"))
+    assert answer.status_code in (200, 400, 422), (body, answer.text)
+    if answer.status_code != 200:
+        assert answer.json()["error"]["message"]
