@@ -41,7 +41,7 @@ def create(
         int | None, typer.Option(help="How many instances; 1, or what the load asks for.", show_default=False)
     ] = None,
     instance_type: Annotated[str, typer.Option(help="Size asked for.")] = "local",
-    engine: Annotated[str, typer.Option(help="auto, openvino or transformers.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, openvino, transformers or vllm.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, 32, bf16, 16, or 8 for int8 weights.")] = "auto",
     request_timeout_ms: Annotated[int, typer.Option(help="Longest answer time, in ms.")] = 180_000,
     max_concurrent_requests_per_instance: Annotated[int, typer.Option(help="Requests at once in an instance.")] = 8,

@@ -60,7 +60,7 @@ class Deployments:
             model: Reference of a model version: ``name:version``, ``name@latest``, ``azureml://registries/…``.
             instance_count: Processes that serve it: 1 unless it is given, or what ``autoscale`` asks for.
             instance_type: A size; what the machine gives instead is in ``notices``.
-            engine: ``auto``, ``openvino`` or ``transformers``.
+            engine: ``auto``, ``openvino``, ``transformers`` or ``vllm``.
             precision: ``auto``, ``32``, ``bf16``, ``16``, or ``8`` for int8 weights.
             request_settings: Limits; times in milliseconds.
             liveness_probe: Times in seconds.

@@ -147,7 +147,7 @@ class CreateDeployment(Request):
     instance_count: int = Field(default=1, ge=0)
     instance_type: str = "local"
     engine: str = "auto"
-    """auto, openvino or transformers."""
+    """auto, openvino, transformers or vllm."""
     precision: str = "auto"
     """auto, 32, bf16, 16, or 8 for int8 weights."""
     request_settings: RequestSettings = Field(default_factory=RequestSettings)
