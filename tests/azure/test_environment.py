@@ -74,6 +74,15 @@ def test_what_the_caller_chose_is_left_alone() -> None:
     assert "OTEL_SDK_DISABLED" not in found
 
 
+@pytest.mark.parametrize("own", [{}, {"HTTPS_PROXY": "http://corp.example:3128", "NO_PROXY": "corp.example"}])
+def test_a_process_that_is_pointed_here_already_is_pointed_here_once(own: dict[str, str]) -> None:
+    config = Path("/ws/azure/config.json")
+    once = variables(SESSION, own, bundle=BUNDLE, config=config)
+    twice = variables(SESSION, apply(once, own), bundle=BUNDLE, config=config)
+    changed = {name: value for name, value in twice.items() if once.get(name) != value}
+    assert changed == {}
+
+
 def test_a_config_comes_by_the_shadow_folder() -> None:
     found = variables(SESSION, {"PYTHONPATH": "/mine"}, bundle=BUNDLE, config=Path("/ws/azure/config.json"))
     assert found["PYTHONPATH"] == f"{SHADOW}:/mine"

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from tunesmith.azure.upstream import Upstream, excludes, split_no_proxy
 from tunesmith.records.azure import AzureSession
@@ -71,7 +71,7 @@ def variables(
             changes[name] = value
     kept = split_no_proxy(caller.get("no_proxy") or caller.get("NO_PROXY") or "")
     if proxy:
-        user = Upstream.from_environment(caller).user
+        user = _upstream(session, caller).user
         address = f"http://{quote(user)}:{quote(session.proxy_password)}@127.0.0.1:{port}"
         changes |= {"HTTPS_PROXY": address, "https_proxy": address}
         kept = tuple(entry for entry in kept if not leads_round(entry, session.caught))
@@ -90,10 +90,19 @@ def variables(
     no_proxy = ",".join([*DIRECT, *(entry for entry in kept if entry not in DIRECT)])
     changes |= {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
     if config is not None:
-        path = caller.get("PYTHONPATH")
-        changes["PYTHONPATH"] = os.pathsep.join([str(SHADOW), *([path] if path else [])])
+        others = [entry for entry in caller.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != str(SHADOW)]
+        changes["PYTHONPATH"] = os.pathsep.join([str(SHADOW), *others])
         changes[CONFIG_VARIABLE] = str(config)
     return changes
+
+
+def _upstream(session: AzureSession, caller: Mapping[str, str]) -> Upstream:
+    """The caller's proxy. Where that is this one, in a shell that is pointed here already, the one behind it."""
+    found = Upstream.from_environment(caller)
+    parts = urlsplit(found.url)
+    if (parts.hostname, parts.port) == ("127.0.0.1", session.proxy_port):
+        return Upstream.from_user(unquote(parts.username or ""))
+    return found
 
 
 def apply(changes: Mapping[str, str | None], caller: Mapping[str, str]) -> dict[str, str]:
