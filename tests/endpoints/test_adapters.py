@@ -118,18 +118,20 @@ def test_the_model_field_chooses_the_adapter(rooms: Rooms) -> None:
 
 
 @pytest.mark.heavy
-def test_a_deployment_answers_with_the_adapter_that_is_named(
+def test_a_deployment_answers_with_the_adapter_that_is_named_over_an_export_that_is_kept(
     house: House, models: dict[str, Path], tmp_path: Path
 ) -> None:
     package = ModelPackage.open(models["tiny-phi3"])
     for seed, name in enumerate(("polite", "brief"), start=1):
         house.rooms.resolver.models[name] = random_adapter(package, tmp_path / name, seed=seed)
     adapters = {name: f"azureml:{name}:1" for name in ("polite", "brief")}
-    record = house.deploy("spoken", "blue", "azureml:tiny-phi3:1", adapters=adapters)
+    record = house.deploy("spoken", "blue", "azureml:tiny-phi3:1", engine="openvino", adapters=adapters)
     house.service.update("spoken", UpdateEndpoint(traffic={"blue": 100}))
     opened = record.instances[0].engine
     assert opened is not None
-    assert opened["precision"] == "32"
+    assert (opened["engine"], opened["precision"]) == ("openvino", "32")
+    assert opened["details"]["export"]["reused"] is False
+    assert opened["details"]["quality"]["positions"] > 0
 
     with house.client("spoken") as client:
 
@@ -153,6 +155,9 @@ def test_a_deployment_answers_with_the_adapter_that_is_named(
         rude = client.post(
             "/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello"}], "model": "rude"}
         )
+    again = house.deploy("spoken", "green", "azureml:tiny-phi3:1", engine="openvino").instances[0].engine
+    assert again is not None
+    assert again["details"]["export"] == {**opened["details"]["export"], "reused": True}, "it was kept"
     assert names == ["tiny-phi3", "polite", "brief", "blue"]
     assert answers[None] == answers["spoken"] == answers["tiny-phi3"]
     assert [answers[name][1:] for name in ("tiny-phi3", "polite", "brief")] == [

@@ -215,7 +215,7 @@ class House:
             assert record.provisioning_state != "Failed", (record.error, record.log_tail)
             return record if record.provisioning_state == "Succeeded" else None
 
-        return until(up, f"{endpoint}/{deployment} to be ready")
+        return until(up, f"{endpoint}/{deployment} to be ready", 180)
 
     def client(self, endpoint: str, **options: Any) -> httpx.Client:
         """An HTTP client with the endpoint's key and base URL."""
