@@ -19,7 +19,7 @@ from tunesmith.chat.messages import Message
 from tunesmith.errors import InvalidModel, Unavailable, UnsupportedField
 from tunesmith.generate import GenerateRequest, GenerateResult, collect, open_engine
 from tunesmith.generate.engines.exports import export_key, find_or_export
-from tunesmith.generate.engines.openvino_engine import OpenVinoEngine
+from tunesmith.generate.engines.openvino_engine import OpenVinoEngine, seconds_per_token
 from tunesmith.generate.engines.openvino_export import export
 from tunesmith.models import ModelPackage
 
@@ -250,3 +250,7 @@ async def test_auto_takes_openvino_on_a_processor(
         assert len(ids_of(await answer(engine, ask("Hello")))) == 24
     finally:
         engine.close()
+
+
+def test_the_time_of_a_token_is_measured(packages: Packages) -> None:
+    assert 0 < seconds_per_token(packages("qwen2"), "f32", 1) < 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from tunesmith.generate.types import EngineDescription
 from tunesmith.models.weights import read_tensors
 
 if TYPE_CHECKING:
+    from tunesmith.chat.tokens import ChatTokenizer
     from tunesmith.models.package import ModelPackage
 
 CLEARLY = 0.85
@@ -35,6 +36,22 @@ CLEARLY = 0.85
 
 class OpenVinoEngine(BatchedEngine):
     """Serves one exported model, with its adapters. Made by ``open_engine``."""
+
+    def __init__(
+        self,
+        model: PagedModel,
+        tokenizer: ChatTokenizer,
+        description: EngineDescription,
+        limits: Limits,
+        adapters: Collection[str],
+    ) -> None:
+        self._model = model
+        super().__init__(OpenVinoRunner(model), tokenizer, description, limits, adapters)
+
+    def close(self) -> None:
+        """Stop and free the model."""
+        super().close()
+        self._model.close()
 
 
 def open_openvino(
@@ -83,7 +100,7 @@ def open_openvino(
         },
     )
     limits = Limits(max_answers=max_answers, cache_bytes=cache_bytes, context_length=package.manifest.context_length)
-    return OpenVinoEngine(OpenVinoRunner(model), package.tokenizer(), description, limits, adapters)
+    return OpenVinoEngine(model, package.tokenizer(), description, limits, adapters)
 
 
 def default_threads() -> int:

@@ -72,7 +72,7 @@ class PagedModel:
         if adapters is not None:
             add_adapters(graph, adapters)
         make_paged(graph, self.facts)
-        self._compiled = core.compile_model(
+        self._compiled: Any = core.compile_model(
             graph,
             "CPU",
             {
@@ -86,7 +86,7 @@ class PagedModel:
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
             },
         )
-        self._request = self._compiled.create_infer_request()
+        self._request: Any = self._compiled.create_infer_request()
         self._inputs = {port.get_any_name() for port in self._compiled.inputs}
         shape = self._compiled.input("key_cache.0").get_partial_shape()
         self.block_tokens = int(shape[2].get_length())
@@ -115,6 +115,11 @@ class PagedModel:
             fresh[name] = memory
             self._request.set_tensor(name, ov.Tensor(memory, ov.Shape([blocks, *row]), kind))
         self._memory, self.blocks = fresh, blocks
+
+    def close(self) -> None:
+        """Free the weights and the pools; nothing can be computed after it. May be called twice."""
+        self._request = self._compiled = None
+        self._memory, self.blocks = {}, 0
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy keys and values of a block, in every layer."""
