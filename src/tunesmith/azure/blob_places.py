@@ -153,7 +153,7 @@ def _below(folder: Path, prefix: str, start: str, *, deep: bool) -> Iterator[Ent
     """The files below a folder whose name there begins with ``start``, in the order of whole names."""
     with os.scandir(folder) as scan:
         entries = [
-            (entry.name + ("/" if entry.is_dir() else ""), Path(entry.path))
+            (entry.name + ("/" if entry.is_dir(follow_symlinks=False) else ""), Path(entry.path))
             for entry in scan
             if entry.name.startswith(start) and not entry.name.endswith(ASIDE)
         ]
