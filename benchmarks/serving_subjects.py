@@ -168,7 +168,7 @@ import xllamacpp
 path, port, threads, slots = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 params = xllamacpp.CommonParams()
 params.model.path = path
-params.hostname, params.port = "127.0.0.1", port
+params.hostnames, params.port = ["127.0.0.1"], port
 params.n_parallel, params.n_ctx = slots, 1024 * slots
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
 server = xllamacpp.Server(params)
