@@ -17,7 +17,7 @@ CHECKS = Path(__file__).with_name("sdk_checks.py")
 
 @pytest.mark.heavy
 @pytest.mark.azure
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_what_the_sdk_says_when_things_go_wrong(tmp_path: Path) -> None:
     with stage(azure_python(), tmp_path) as scene:
         with Workspace(scene.server.home, start=False) as workspace:

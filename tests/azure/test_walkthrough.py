@@ -27,7 +27,7 @@ from tunesmith.models import ModelPackage
 pytestmark = [pytest.mark.heavy, pytest.mark.azure]
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_the_guide_as_plain_python(tmp_path: Path) -> None:
     with stage(azure_python(), tmp_path) as scene:
         done = scene.run(SCRIPT.name)
@@ -35,7 +35,7 @@ def test_the_guide_as_plain_python(tmp_path: Path) -> None:
         check_everything(scene, done.stdout, BASE)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_the_guide_as_a_notebook(tmp_path: Path) -> None:
     with stage(azure_python(), tmp_path) as scene:
         notebook = notebook_of(scene.folder / SCRIPT.name, scene.folder / "guide.ipynb")
@@ -50,7 +50,7 @@ def test_the_guide_as_a_notebook(tmp_path: Path) -> None:
 
 
 @pytest.mark.azure_long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_the_guide_with_a_release_that_is_a_year_older(tmp_path: Path) -> None:
     with stage(azure_python(OLDER), tmp_path) as scene:
         check_everything(scene, scene.run(SCRIPT.name).stdout, BASE)
