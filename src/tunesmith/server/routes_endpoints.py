@@ -140,7 +140,9 @@ def get_deployment_logs(
 
 
 @router.get("/endpoints/{endpoint}/metrics")
-async def get_metrics(services: ServicesOf, gateway: GatewayOf, endpoint: EndpointName) -> list[DeploymentMetrics]:
+async def get_endpoint_metrics(
+    services: ServicesOf, gateway: GatewayOf, endpoint: EndpointName
+) -> list[DeploymentMetrics]:
     """The figures of each deployment: requests, errors, latencies, tokens, what runs and what waits."""
     return deployment_metrics(gateway, await run_in_threadpool(services.endpoints.list_deployments, endpoint))
 
