@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.generate import test_architectures as special
 from tests.generate.conftest import Packages, reference
@@ -166,6 +167,24 @@ async def test_a_small_cache_lets_requests_wait_and_a_long_one_through(engines: 
     results = await asyncio.gather(*(answer(engine, ask(text)) for text in PROMPTS))
     assert [ids_of(result) for result in results] == wanted
     assert engine.stats().cache_bytes == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+async def test_halves_are_kept_and_computed_exactly(dtype: str, tmp_path: Path) -> None:
+    def halves() -> Any:
+        return special.qwen3().to(getattr(torch, dtype))
+
+    package = special.package_of(halves, tmp_path)
+    assert package.manifest.dtype == dtype
+    exports = exported(package, tmp_path / "exports")
+    engine = open_engine(package, engine="openvino", precision="32", exports=exports)
+    try:
+        prompt = engine.tokenizer.encode_prompt([Message("user", "robot paint")])
+        assert ids_of(await answer(engine, ask("robot paint"))) == reference(package, prompt, 24)
+    finally:
+        engine.close()
+    weights = 2 * package.manifest.parameter_count
+    assert (exports / export_key(package, dtype) / "model.bin").stat().st_size < 1.2 * weights
 
 
 async def test_eight_bits_are_near_and_say_how_near(engines: Engines, packages: Packages, exports: Path) -> None:

@@ -57,4 +57,5 @@ def _narrow(values: NDArray[np.float32], form: Form) -> ov.Output:
         return opset.convert(opset.constant(values.astype(np.float16)), "f32").output(0)
     halves = (values.view(np.uint32) >> 16).astype(np.uint16)
     tensor = ov.Tensor(halves, ov.Shape(list(values.shape)), ov.Type.bf16)
-    return opset.convert(ov.op.Constant(tensor), "f32").output(0)
+    # Not shared: the constant outlives the array.
+    return opset.convert(ov.op.Constant(tensor, shared_memory=False), "f32").output(0)
