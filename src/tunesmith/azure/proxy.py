@@ -12,14 +12,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import uvicorn
@@ -31,14 +30,14 @@ from tunesmith.azure.environment import TOKEN_PATH
 from tunesmith.azure.front import Front
 from tunesmith.azure.hosts import SUNK, matches
 from tunesmith.azure.identity import AzureKeys
-from tunesmith.azure.upstream import HEAD_BYTES, Upstream
+from tunesmith.azure.near import Held, Near, back, forth
+from tunesmith.azure.upstream import Upstream
 from tunesmith.errors import TunesmithError
 from tunesmith.storage.secrets import Secrets
 
 log = logging.getLogger("tunesmith.azure")
 
 HEAD_SECONDS = 60.0
-PIPE_BYTES = 262_144
 LISTEN = "127.0.0.1"
 KEEP_ALIVE_SECONDS = 300
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -106,7 +105,7 @@ class AzureProxy:
         """
         self._config.load()
         loop = asyncio.get_running_loop()
-        proxy = await self._listen(lambda at: loop.create_server(lambda: _Near(self._connected), LISTEN, at), port)
+        proxy = await self._listen(lambda at: loop.create_server(lambda: Near(self._connected), LISTEN, at), port)
         context = await asyncio.to_thread(self.authority.context, "localhost")
         direct = await self._listen(lambda at: loop.create_server(self._http, LISTEN, at, ssl=context), direct_port)
         self._servers = [proxy, direct]
@@ -144,12 +143,12 @@ class AzureProxy:
         protocol: asyncio.Protocol = kind(config=self._config, server_state=self._state, app_state={})
         return protocol
 
-    def _connected(self, near: _Near) -> None:
+    def _connected(self, near: Near) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(near))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, near: _Near) -> None:
+    async def _serve(self, near: Near) -> None:
         handed_on = False
         try:
             async with asyncio.timeout(HEAD_SECONDS):
@@ -172,7 +171,7 @@ class AzureProxy:
 
     # CONNECT
 
-    async def _connect(self, head: Head, near: _Near) -> bool:
+    async def _connect(self, head: Head, near: Near) -> bool:
         """Serve a CONNECT; whether the connection lives on elsewhere."""
         host, port = _authority(head.target)
         try:
@@ -192,7 +191,7 @@ class AzureProxy:
             return False
         try:
             near.transport.write(ESTABLISHED)
-            await asyncio.gather(_forth(near, far_writer), _back(far_reader, near))
+            await asyncio.gather(forth(near, far_writer), back(far_reader, near))
         finally:
             far_writer.close()
         return False
@@ -207,10 +206,10 @@ class AzureProxy:
             raise _NotAdmitted("this proxy belongs to a Tunesmith workspace; `tunesmith azure env` prints its address")
         return Upstream.from_user(user)
 
-    async def _terminate(self, host: str, near: _Near) -> bool:
+    async def _terminate(self, host: str, near: Near) -> bool:
         """Be ``host``: TLS, then the HTTP server's connection."""
         context = await asyncio.to_thread(self.authority.context, host.lower().rstrip("."))
-        held = _Held()
+        held = Held()
         loop = asyncio.get_running_loop()
         # Nothing may come between these two: the client speaks as soon as it reads the first, and TLS has to hear it.
         near.transport.write(ESTABLISHED)
@@ -255,108 +254,11 @@ class _NotAdmitted(TunesmithError):
     status = 407
 
 
-class _Near(asyncio.Protocol):
-    """A client's connection to the proxy, until it is handed on.
-
-    asyncio's own stream writer is no use here: one closes its connection when it is collected as garbage, also where
-    TLS has taken that connection over by then.
-    """
-
-    transport: asyncio.Transport
-
-    def __init__(self, connected: Callable[[_Near], None]) -> None:
-        self.reader = asyncio.StreamReader(limit=HEAD_BYTES)
-        self._begin = connected
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not every loop's transports are of asyncio's own classes.
-        self.transport = cast(asyncio.Transport, transport)
-        self.reader.set_transport(self.transport)
-        self._begin(self)
-
-    def data_received(self, data: bytes) -> None:
-        self.reader.feed_data(data)
-
-    def eof_received(self) -> bool:
-        self.reader.feed_eof()
-        return True  # the other direction goes on
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.reader.feed_eof()
-        self._writable.set()
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    async def write(self, data: bytes) -> None:
-        """Write, and wait while the client is slower than we are. Raises ``OSError`` when it is gone."""
-        if self.transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-        self.transport.write(data)
-        await self._writable.wait()
-
-    def answer(self, status: int, body: Any) -> None:
-        """A whole answer of the proxy's own; the last one on this connection."""
-        if not self.transport.is_closing():
-            self.transport.write(_answer(status, body))
-
-
-class _Held(asyncio.Protocol):
-    """Keeps what arrives between the end of the handshake and the HTTP server's start."""
-
-    def __init__(self) -> None:
-        self.data: list[bytes] = []
-        self.lost = False
-
-    def data_received(self, data: bytes) -> None:
-        self.data.append(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-
-
-async def _forth(near: _Near, far: asyncio.StreamWriter) -> None:
-    """Everything from the client to the host, with its end."""
-    with suppress(OSError):
-        while data := await near.reader.read(PIPE_BYTES):
-            far.write(data)
-            await far.drain()
-        if far.can_write_eof():
-            far.write_eof()
-        else:  # TLS has no half of a connection to close
-            far.close()
-
-
-async def _back(far: asyncio.StreamReader, near: _Near) -> None:
-    """Everything from the host to the client, with its end."""
-    with suppress(OSError):
-        while data := await far.read(PIPE_BYTES):
-            await near.write(data)
-        if not near.transport.is_closing():
-            near.transport.write_eof()
-
-
 def _authority(target: str) -> tuple[str, int]:
     host, separator, port = target.rpartition(":")
     if not separator or not port.isdigit() or not 0 < int(port) < 65536 or not host:
         raise ValueError(target)
     return host.strip("[]"), int(port)
-
-
-def _answer(status: int, body: Any) -> bytes:
-    code = {400: "BadRequest", 401: "Unauthorized", 405: "NotAllowed", 407: "ProxyAuthenticationRequired"}
-    content = {"error": {"code": code.get(status, "Unreachable"), "message": body}} if isinstance(body, str) else body
-    text = json.dumps(content).encode()
-    lines = [f"HTTP/1.1 {status} {'OK' if status == 200 else 'Refused'}", "Content-Type: application/json"]
-    if status == 407:
-        lines.append('Proxy-Authenticate: Basic realm="tunesmith"')
-    lines += [f"Content-Length: {len(text)}", "Connection: close", "", ""]
-    return "\r\n".join(lines).encode() + text
 
 
 def _port(server: asyncio.Server) -> int:
