@@ -99,6 +99,8 @@ GROUPS: dict[str, tuple[Operation, ...]] = {
         Operation("jobs.get, list", "yes", ("GET jobs", "GET jobs/j")),
         Operation("jobs.stream", "yes", FOLLOW),
         Operation("jobs.begin_cancel", "yes", ("POST jobs/j/cancel",)),
+        Operation("jobs.update, archive, restore, begin_delete", "yes",
+                  ("PATCH /history/experiments/e/runs/j", "DELETE jobs/j")),
         Operation("jobs.download", "yes",
                   ("POST /history/rundata", "POST /data/dataversion/batchGetResolvedUris",
                    "POST /modelregistry/models/batchGetResolvedUris"), "outputs and logs"),

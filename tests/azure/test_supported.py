@@ -85,7 +85,6 @@ def test_every_route_has_a_row(wire: Wire) -> None:
         "DELETE /workspace/components/{name}/versions/{version}",
         "DELETE /workspace/data/{name}/versions/{version}",
         "DELETE /workspace/environments/{name}/versions/{version}",
-        "DELETE /workspace/jobs/{name}",
         "DELETE /workspace/models/{name}/versions/{version}",
         "GET /registry/{registry}/components/{name}",
         "GET /registry/{registry}/components/{name}/labels/{label}",
