@@ -1,8 +1,9 @@
 """What the Azure face costs: the guide's script with Azure ML's own SDK and a tiny model, its time by step.
 
-Of every step's time it is told how much the SDK waited between two polls (while the model trained, or an instance came
-up), how much the server took to answer, and what is left: the SDK's and the script's own work. The budget is for what
-is not waiting: the server's answers. ``make bench-azure`` runs it; it exits with 1 where the budget is broken.
+Of every step's time it is told how much the SDK waited between two polls (an instance comes up meanwhile), how long the
+job ran, how long the server's answers took, and what is left when waiting and training are taken away: the server's
+answers and the SDK's own work. The budget is for the sum of that, without the import of the SDK. ``make bench-azure``
+runs it; it exits with 1 where the budget is broken.
 
 The packages of ``requirements/azure.txt`` are installed once, below ``build/``.
 """
@@ -43,11 +44,13 @@ class Step:
     waiting: float
     answers: float
     requests: int
+    trained: float = 0.0
+    """The job ran for so long meanwhile; answers to polls are part of it."""
 
     @property
-    def rest(self) -> float:
-        """What the SDK and the script did themselves."""
-        return self.wall - self.waiting - self.answers
+    def own(self) -> float:
+        """What is neither waiting nor training."""
+        return self.wall - max(self.waiting, self.trained)
 
 
 def main() -> int:
@@ -65,16 +68,20 @@ def main() -> int:
         done = scene.run("azure_cells.py", SCRIPT.name, "measured.json")
         total, after = time.perf_counter() - start, server.cpu_times()
         first, *others = json.loads((scene.folder / "measured.json").read_text())
-        steps = [Step(**{**first, "title": "importing the SDK"}), *(Step(**line) for line in others)]
         trained = _trained(scene, said(done.stdout, r"(?m)^job: (\S+)$"))
+        steps = [Step(**{**first, "title": "importing the SDK"}), *(_step(line, trained) for line in others)]
     computed = after.user + after.system - before.user - before.system
-    _print(requirements, steps, total, trained, computed)
-    own = sum(step.answers for step in steps)
+    own = sum(step.own for step in steps[1:])
+    _print(requirements, steps, total, own, computed)
     if options.json:
         figures: dict[str, Any] = {"total": total, "trained": trained, "server": computed}
         figures["steps"] = [vars(step) for step in steps]
         options.json.write_text(json.dumps(figures, indent=1))
     return 0 if own <= BUDGET_S else 1
+
+
+def _step(line: dict[str, Any], trained: float) -> Step:
+    return Step(**line, trained=trained if "watch it train" in line["title"] else 0.0)
 
 
 def _trained(scene: Stage, name: str) -> float:
@@ -85,7 +92,7 @@ def _trained(scene: Stage, name: str) -> float:
     return (job.ended_at - job.started_at).total_seconds()
 
 
-def _print(requirements: Path, steps: list[Step], total: float, trained: float, computed: float) -> None:
+def _print(requirements: Path, steps: list[Step], total: float, own: float, computed: float) -> None:
     import importlib.metadata
 
     pins = dict(re.findall(r"(?m)^([\w-]+)==(\S+)$", requirements.read_text()))
@@ -93,24 +100,14 @@ def _print(requirements: Path, steps: list[Step], total: float, trained: float, 
     print(f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}")
     print(f"Python {platform.python_version()}, tunesmith {importlib.metadata.version('tunesmith')}, {packages}\n")
     width = max(len(step.title) for step in steps)
-    print(f"{'seconds':{width}}    wall  waiting  answers  requests  SDK and script")
-    sums = Step(
-        "all",
-        wall=sum(step.wall for step in steps),
-        waiting=sum(step.waiting for step in steps),
-        answers=sum(step.answers for step in steps),
-        requests=sum(step.requests for step in steps),
-    )
-    for step in [*steps, sums]:
-        times = f"{step.wall:7.2f} {step.waiting:8.2f} {step.answers:8.2f}"
-        print(f"{step.title:{width}} {times} {step.requests:9} {step.rest:15.2f}")
-    imports = steps[0].wall
-    print(f"\nthe whole command: {total:.1f} s, of it the job {trained:.1f} s, importing the SDK {imports:.1f} s")
-    print(f"the server's processor time meanwhile, for everything it does: {computed:.1f} s")
-    print(f"not waiting, without the imports: {sums.wall - sums.waiting - imports:.2f} s")
-    kept = "kept" if sums.answers <= BUDGET_S else "BROKEN"
-    print(f"the face's own part, its {sums.requests} answers: {sums.answers:.2f} s, ", end="")
-    print(f"budget {BUDGET_S:g} s {kept}")
+    print(f"{'seconds':{width}}    wall  waiting  training  requests  answers     own")
+    for step in steps:
+        times = f"{step.wall:7.2f} {step.waiting:8.2f} {step.trained:9.2f}"
+        print(f"{step.title:{width}} {times} {step.requests:9} {step.answers:8.2f} {step.own:7.2f}")
+    quick = sum(step.answers for step in steps if not step.trained)
+    print(f"\nthe whole command: {total:.1f} s; the server's processor time meanwhile: {computed:.1f} s")
+    print(f"the server's {sum(step.requests for step in steps)} answers, without the polls of the job: {quick:.2f} s")
+    print(f"own, without the import: {own:.2f} s, budget {BUDGET_S:g} s {'kept' if own <= BUDGET_S else 'BROKEN'}")
 
 
 def _processor() -> str:
