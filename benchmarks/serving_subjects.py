@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -99,9 +100,17 @@ def version_of(python: Path, package: str) -> str:
 def process(command: list[str], port: int, ready: str) -> Iterator[None]:
     """Run ``command`` until the block ends; enter once ``ready`` (a path) answers 200 on ``port``."""
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    # MLflow starts uvicorn by its name; the packages of this environment are the peer's too.
+    programs = [str(Path(command[0]).parent), str(Path(sys.executable).parent), inherited.get("PATH", "")]
+    inherited["PATH"] = os.pathsep.join(programs)
     with tempfile.TemporaryFile() as log:
         running = subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**inherited, "HF_HUB_OFFLINE": "1"}
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**inherited, "HF_HUB_OFFLINE": "1"},
+            start_new_session=True,
         )
         try:
             end = time.monotonic() + START_SECONDS
@@ -113,12 +122,11 @@ def process(command: list[str], port: int, ready: str) -> Iterator[None]:
                 time.sleep(0.2)
             yield
         finally:
-            running.terminate()
-            try:
-                running.wait(20)
-            except subprocess.TimeoutExpired:
-                running.kill()
-                running.wait()
+            # All of its processes: MLflow's server is a child.
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(running.pid, number)
+                    running.wait(20)
 
 
 def _answers(url: str) -> bool:
