@@ -50,6 +50,7 @@ from tunesmith.storage import atomic, names
 from tunesmith.storage.artifacts import ArtifactStore
 from tunesmith.storage.database import Database
 from tunesmith.storage.hashing import Hasher
+from tunesmith.storage.ownership import claim
 from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.secrets import Secrets
 from tunesmith.tracking.service import Tracking
@@ -187,7 +188,7 @@ def open_workspace(settings: Settings) -> Services:
     """Open the workspace of ``settings``; a folder that holds none becomes one.
 
     Raises:
-        Conflict: a newer Tunesmith made the folder or its database.
+        Conflict: a newer Tunesmith made the folder or its database, or the database is another workspace's.
         Failure: ``workspace.json`` is damaged.
         UserError, Unreachable: the database or the artifact store cannot be opened.
     """
@@ -199,6 +200,7 @@ def open_workspace(settings: Settings) -> Services:
     assert secrets.token  # made with the workspace, so that a client finds it
     database = Database(settings.database_url or paths.database_file)
     try:
+        claim(database, info.id, info.name)
         return _services(settings, paths, info, secrets, database)
     except BaseException:
         database.close()
