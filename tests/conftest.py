@@ -16,6 +16,18 @@ os.environ["TUNESMITH_ENGINE"] = "transformers"
 
 from tests.support.tiny import tiny_conversations, tiny_model
 
+LONG = ("long", "azure_long")
+"""Marks of what runs only where ``-m`` names it: ``pytest -m long``, ``pytest -m azure_long tests/azure``."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long and was not asked for."""
+    left = [mark for mark in LONG if mark not in config.getoption("-m").replace("(", " ").replace(")", " ").split()]
+    out = [item for item in items if any(item.get_closest_marker(mark) for mark in left)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in set(out)]
+
 
 @pytest.fixture
 def tiny_phi3(tmp_path: Path) -> Path:

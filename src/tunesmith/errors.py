@@ -282,7 +282,8 @@ class DeploymentFailed(Failure):
 def _tree(root: type[TunesmithError]) -> dict[str, type[TunesmithError]]:
     found = {root.code: root}
     for child in root.__subclasses__():
-        found.update(_tree(child))
+        for code, kind in _tree(child).items():
+            found.setdefault(code, kind)  # a face's own kind of an error may keep its code; the tree's is rebuilt
     return found
 
 

@@ -27,6 +27,7 @@ from tunesmith.models import ModelPackage
 pytestmark = [pytest.mark.heavy, pytest.mark.azure]
 
 
+@pytest.mark.azure_long
 @pytest.mark.timeout(1800)
 def test_the_guide_as_plain_python(tmp_path: Path) -> None:
     with stage(azure_python(), tmp_path) as scene:

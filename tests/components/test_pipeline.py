@@ -140,14 +140,6 @@ def test_life_of_a_fine_tuning_job(services: Services, splits: dict[str, Path], 
     ]
     assert weights[0] == weights[1]
 
-    # Once more: equal to the last bit, and nothing that decides a number is recorded to differ.
-    reproduced = services.jobs.reproduce(again.name)
-    assert wait_for(services.jobs, reproduced.name).status == JobStatus.COMPLETED
-    comparison = services.jobs.compare(again.name, reproduced.name)
-    assert (comparison.equal, comparison.weights_equal, comparison.first) == (True, True, None)
-    assert comparison.steps == FAST["max_steps"]
-    assert comparison.changed == []
-
     # What came out.
     evaluation = services.jobs.output_path(name, "evaluation")
     metrics = json.loads((evaluation / "metrics.json").read_text())
