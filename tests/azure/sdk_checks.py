@@ -14,7 +14,6 @@ import filecmp
 import functools
 import io
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -191,8 +190,8 @@ def one_of_two(me):
     said = printed + str(error)
     assert f"of-{me}.jsonl" in said and f"of-{other}.jsonl" not in said, said
     # A folder of its own: the SDK names an upload by its content, and of two uploads of one name at once one fails.
-    shutil.copytree("model-folder", f"model-of-{me}")
-    Path(f"model-of-{me}", "owner.txt").write_text(me)
+    Path(f"model-of-{me}").mkdir()
+    Path(f"model-of-{me}", "notes.txt").write_text(me)
     made = ml.models.create_or_update(Model(name=f"of-{me}", path=f"model-of-{me}", type="custom_model"))
     assert (made.version, [model.version for model in ml.models.list(f"of-{me}")]) == ("1", ["1"])
 
