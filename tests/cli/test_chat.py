@@ -88,12 +88,14 @@ class Terminal:
         os.close(inner)
         self.shown = ""
 
-    def wait_for(self, text: str) -> None:
-        """Read until ``text`` is shown beyond what was waited for before."""
+    def wait_for(self, text: str, *, pressing: str | None = None) -> None:
+        """Read until ``text`` is shown beyond what was waited for before; with ``pressing``, type that until it is."""
         end = time.monotonic() + 150
         while text not in self.shown:
             assert time.monotonic() < end, f"waited for {text!r}: {self.shown!r}"
-            if select.select([self._end], [], [], 1.0)[0]:
+            if pressing is not None:
+                self.type(pressing)
+            if select.select([self._end], [], [], 3.0)[0]:
                 self.shown += os.read(self._end, 65536).decode(errors="replace")
         self.shown = self.shown[self.shown.index(text) + len(text) :]
 
@@ -114,8 +116,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(served: Served) -> None:
         terminal.type("/help\n")
         terminal.wait_for("/retry")
         terminal.wait_for("\n> ")
-        terminal.type("\x03")
-        terminal.wait_for("/quit or Ctrl-D leaves")
+        # Between the prompt and the first wait for a key, readline keeps an interrupt until the next key.
+        terminal.wait_for("/quit or Ctrl-D leaves", pressing="\x03")
         terminal.wait_for("\n> ")
         served.instance.suspend()  # so that the answer is under way for as long as the test wants
         try:
