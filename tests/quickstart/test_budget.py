@@ -10,7 +10,7 @@ from tunesmith.quickstart import plan
 from tunesmith.quickstart.budget import FILE, Budget, budget, conversations_for, product_rate
 
 
-@pytest.mark.parametrize(("rate", "conversations"), [(1e9, 32), (125e9, 40), (1e12, 60)])
+@pytest.mark.parametrize(("rate", "conversations"), [(1e9, 32), (125e9, 32), (200e9, 49), (1e12, 60)])
 def test_conversations_follow_the_rate_within_bounds(rate: float, conversations: int) -> None:
     assert conversations_for(rate) == conversations
 

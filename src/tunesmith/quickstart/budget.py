@@ -15,7 +15,7 @@ from tunesmith.storage.atomic import write_json
 
 FILE = "budget.json"
 _ROWS, _SECONDS = 1024, 0.5
-_SHARE = 0.65
+_SHARE = 0.5
 """Of the product rate that training reaches, its own start and its evaluation counted in."""
 _OPERATIONS = 0.54e9
 """Of LoRA training, for a token of the base model."""
