@@ -44,7 +44,7 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_walkthrough_runs_as_it_stands(tmp_path: Path) -> None:
     """Every command of the walk-through, on the real SmolLM2 and real conversations, in one shell."""
     lines = commands(ROOT / "docs" / "walkthrough.md")
@@ -66,7 +66,7 @@ def test_walkthrough_runs_as_it_stands(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=880,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -28,6 +28,7 @@ def has_ended(pid: int) -> bool:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(600)
 def test_life_cycle_with_kills(tiny_folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     train = tiny_conversations(tmp_path / "train.jsonl", 64)
