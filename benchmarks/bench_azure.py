@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import shutil
@@ -27,6 +26,8 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from this_machine import describe  # noqa: E402
 
 from tests.support.azure_sdk import NEWEST, OLDER, azure_python  # noqa: E402
 from tests.support.walkthrough import SCRIPT, Stage, said, stage  # noqa: E402
@@ -97,7 +98,7 @@ def _print(requirements: Path, steps: list[Step], total: float, own: float, comp
 
     pins = dict(re.findall(r"(?m)^([\w-]+)==(\S+)$", requirements.read_text()))
     packages = ", ".join(f"{name} {pins[name]}" for name in ("azure-ai-ml", "azure-identity", "azure-core"))
-    print(f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}")
+    print(f"{describe()}, {platform.system()} {platform.release()}")
     print(f"Python {platform.python_version()}, tunesmith {importlib.metadata.version('tunesmith')}, {packages}\n")
     width = max(len(step.title) for step in steps)
     print(f"{'seconds':{width}}    wall  waiting  training  requests  answers     own")
@@ -108,14 +109,6 @@ def _print(requirements: Path, steps: list[Step], total: float, own: float, comp
     print(f"\nthe whole command: {total:.1f} s; the server's processor time meanwhile: {computed:.1f} s")
     print(f"the server's {sum(step.requests for step in steps)} answers, without the polls of the job: {quick:.2f} s")
     print(f"own, without the import: {own:.2f} s, budget {BUDGET_S:g} s {'kept' if own <= BUDGET_S else 'BROKEN'}")
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "")
 
 
 if __name__ == "__main__":

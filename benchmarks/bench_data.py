@@ -28,6 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from this_machine import describe
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench-data"
 PEER = ROOT / "build" / "peer"
@@ -64,14 +66,9 @@ def main() -> None:
 def print_machine() -> None:
     from importlib.metadata import version
 
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
     names = (f"{name} {version(name)}" for name in ("tokenizers", "jinja2", "orjson", "pyarrow"))
     versions = ", ".join([f"Python {platform.python_version()}", *names])
-    print(f"{time.strftime('%Y-%m-%d')}, {processor}, {os.cpu_count()} cores, {versions}")
+    print(f"{time.strftime('%Y-%m-%d')}, {describe()}, {versions}")
     print(f"load when it began: {os.getloadavg()[0]:.1f}")
 
 

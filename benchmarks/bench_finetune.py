@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_worker import HALF_BILLION, Measured, Row, Run, Step
+from this_machine import describe
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench-finetune"
@@ -281,7 +282,7 @@ class Benchmark:
         versions = subprocess.run(
             [self.python, "-c", _VERSIONS], check=False, capture_output=True, text=True
         ).stdout.strip()
-        print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {_processor()}, {len(os.sched_getaffinity(0))} cores,")
+        print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {describe()},")
         print(f"Python {platform.python_version()}, {versions};")
         print(f"matrix products: fp32 {fp32:.0f}, bf16 {bf16:.0f} GFLOP/s on {torch.get_num_threads()} threads.")
         pays = bf16 >= SLOWER * fp32
@@ -294,18 +295,6 @@ _VERSIONS = """
 import importlib.metadata as m
 print(", ".join(f"{n} {m.version(n)}" for n in ("torch", "transformers", "peft", "trl")))
 """
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = dict(line.partition(":")[::2] for line in lines if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = facts.get("flags", "").split()
-    has = [flag.upper() for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags]
-    return f"{facts.get('model name', platform.machine())} ({has[0] if has else 'no AVX2'})"
 
 
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from this_machine import describe
 
 from tunesmith import __version__
 from tunesmith.pipelines.layout import JobFolder
@@ -30,19 +31,6 @@ from tunesmith.workspace import Services, open_workspace
 SHELL = "true > ${{outputs.o}}"
 PYTHON = "python -c 'import json, sys' > ${{outputs.o}}"
 OUTPUT_OF = "head -c ${{inputs.bytes}} /dev/zero > ${{outputs.o}}"
-
-
-def machine() -> str:
-    """The processor and its cores."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def own_seconds(command: str) -> float:
@@ -109,7 +97,7 @@ def main() -> int:
     parser.add_argument("--megabytes", type=int, default=256, help="size of the outputs in the last pipeline")
     options = parser.parse_args()
     print(f"Tunesmith {__version__}, Python {platform.python_version()}, SQLAlchemy {version('sqlalchemy')}")
-    print(f"{machine()}; {platform.platform()}")
+    print(f"{describe()}; {platform.platform()}")
     with tempfile.TemporaryDirectory(prefix="tunesmith-bench-") as folder:
         services = open_workspace(load_settings(Path(folder) / "home"))
         services.jobs.start(interval_s=0.1)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import platform
 import signal
 import statistics
@@ -28,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 from serving_subjects import (
     BUILD,
     ROOT,
@@ -40,6 +38,7 @@ from serving_subjects import (
     package_folder,
     transformers_serve,
 )
+from this_machine import describe
 
 Messages = list[dict[str, str]]
 PROMPT_MESSAGES = 3
@@ -231,11 +230,7 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     package = package_folder()
     prompts = conversations(64)
-    with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    cores = len(os.sched_getaffinity(0))
-    memory = psutil.virtual_memory().total / 2**30
-    print(f"{model or platform.processor()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}")
+    print(f"{describe()}, Python {platform.python_version()}")
     results: list[Measured] = []
 
     def attempt(subject: AbstractContextManager[Subject], name: str) -> str | None:

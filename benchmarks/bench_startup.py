@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 import httpx
 import psutil
+from this_machine import describe
 
 FORBIDDEN = ("torch", "transformers", "mlflow", "peft", "openvino")
 """What the server, the command line's help and the bare import must never load."""
@@ -175,7 +175,7 @@ def _print(figures: list[Figure], found: list[str]) -> None:
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("tunesmith", "fastapi", "sqlalchemy")
     )
-    print(f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}")
+    print(f"{describe()}, {platform.system()} {platform.release()}")
     print(f"Python {platform.python_version()}, {versions}\n")
     width = max(len(figure.name) for figure in figures)
     print(f"{'':{width}}   median      min      max   budget")
@@ -186,14 +186,6 @@ def _print(figures: list[Figure], found: list[str]) -> None:
     print(f"\nnever loaded: {', '.join(name for name in FORBIDDEN if name not in found)}")
     if found:
         print(f"LOADED although it must not be: {', '.join(found)}")
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "")
 
 
 if __name__ == "__main__":

@@ -103,6 +103,14 @@ class TunesmithError(Exception):
             lines.append(f"  Way out: {self.way_out}")
         return "\n".join(lines)
 
+    @property
+    def http_headers(self) -> dict[str, str]:
+        """The headers of an HTTP answer that is this error: how to authenticate, when to try again (in seconds)."""
+        headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        if (retry := self.extra.get("retry_after")) is not None:
+            headers["Retry-After"] = str(max(1, round(float(retry))))
+        return headers
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.to_dict(),))
 

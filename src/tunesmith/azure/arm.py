@@ -6,7 +6,7 @@ Not here: long-running operations (``operations``), errors (``errors``).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -51,6 +51,15 @@ class ArmBody(BaseModel):
     """A body in Azure's camel case. A field that is not known is an error that names it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class ArmResource(ArmBody):
+    """The fields that every resource sends back and that a request changes nothing with."""
+
+    id: str | None = None
+    name: str | None = None
+    type: str | None = None
+    system_data: Any = None
 
 
 def read_body(model: type[M], data: Any, *, what: str = "request") -> M:
@@ -243,3 +252,12 @@ def _without_nulls(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _without_nulls(value) for key, value in data.items() if value is not None}
     return [_without_nulls(item) for item in data] if isinstance(data, list) else data
+
+
+def has_tags(tags: Mapping[str, str], wanted: str) -> bool:
+    """Whether ``tags`` are as a list's filter has it: ``key`` or ``key=value``, with commas between."""
+    for part in filter(None, wanted.split(",")):
+        key, equals, value = part.partition("=")
+        if key not in tags or (equals and tags[key] != value):
+            return False
+    return True

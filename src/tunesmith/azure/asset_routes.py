@@ -1,4 +1,4 @@
-"""The reading routes that components and environments share, on the workspace's shelf and in the registry.
+"""The routes that all kinds of assets share, on the workspace's shelf and in the registry.
 
 ``/workspace/KIND`` and ``/registry/R/KIND``: names, one name, the versions of a name, one version. The newest version
 is the first of a list; ``azureml_default`` is what clients ask for where they name none.
@@ -6,7 +6,7 @@ is the first of a list; ``azureml_default`` is what clients ask for where they n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
@@ -18,12 +18,14 @@ from tunesmith.assets.service import AssetService
 from tunesmith.azure import arm
 from tunesmith.azure.paths import PROVIDER
 from tunesmith.errors import NotFound
-from tunesmith.records.assets import WORKSPACE, AssetVersion, UpdateAsset
+from tunesmith.records.assets import WORKSPACE, AssetVersion, DataVersion, UpdateAsset
 
 R = TypeVar("R", bound=AssetVersion)
 Body = Callable[[Request, Any], dict[str, Any]]
 
 DEFAULT_LABEL = "azureml_default"
+STAGE = "azureml.stage"
+"""The property that keeps a version's ``stage``, for which there is no field of its own."""
 
 
 class ContainerProperties(arm.ArmBody):
@@ -36,16 +38,14 @@ class ContainerProperties(arm.ArmBody):
     latest_version: str | None = None
     next_version: str | None = None
     provisioning_state: str | None = None
+    data_type: str | None = None
+    """Sent back for data assets."""
 
 
-class ContainerBody(arm.ArmBody):
+class ContainerBody(arm.ArmResource):
     """A name as it is sent."""
 
     properties: ContainerProperties = Field(default_factory=ContainerProperties)
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 def add_registry_routes(router: APIRouter, service: AssetService[R], body: Body) -> None:
@@ -111,6 +111,7 @@ def container_body(request: Request, service: AssetService[R], versions: Sequenc
     """A name, with what its versions (at least one, the newest first) make of it."""
     latest = next((version for version in versions if not version.archived), versions[0])
     own = latest.registry == WORKSPACE
+    kept = {"dataType": latest.type} if isinstance(latest, DataVersion) else {}
     return {
         "id": arm.resource_id(request, service.kind, latest.name)
         if own
@@ -118,6 +119,7 @@ def container_body(request: Request, service: AssetService[R], versions: Sequenc
         "name": latest.name,
         "type": f"{PROVIDER}/{'workspaces' if own else 'registries'}/{service.kind}",
         "properties": {
+            **kept,
             "description": latest.description,
             "tags": latest.tags,
             "properties": {},
@@ -141,13 +143,24 @@ def _names(request: Request, service: AssetService[R], records: Sequence[R]) -> 
         for versions in by_name.values()
         if arm.in_view(all(version.archived for version in versions), options.view)
     ]
+    found.sort(key=lambda versions: versions[0].created_at, reverse=True)
     return arm.page(request, found, lambda versions: container_body(request, service, versions), options)
 
 
 def _versions(request: Request, records: Sequence[R], body: Body) -> dict[str, Any]:
-    options = arm.list_options(request, "stage")
-    shown = [record for record in records if arm.in_view(record.archived, options.view)]
+    options = arm.list_options(request, "stage", "version", "tags", "$tags")
+    shown = [
+        record for record in records if arm.in_view(record.archived, options.view) and _asked(record, options.extra)
+    ]
     return arm.page(request, shown, lambda record: body(request, record), options)
+
+
+def _asked(record: AssetVersion, asked: Mapping[str, str]) -> bool:
+    if "version" in asked and record.version != asked["version"]:
+        return False
+    if "stage" in asked and record.properties.get(STAGE) != asked["stage"]:
+        return False
+    return arm.has_tags(record.tags, asked.get("$tags", asked.get("tags", "")))
 
 
 def _one(service: AssetService[R], name: str, version: str, registry: str) -> R:

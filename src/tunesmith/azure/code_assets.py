@@ -38,14 +38,10 @@ class CodeProperties(arm.ArmBody):
     provisioning_state: str | None = None
 
 
-class CodeBody(arm.ArmBody):
+class CodeBody(arm.ArmResource):
     """A code version as it is sent."""
 
     properties: CodeProperties
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 class PendingUpload(arm.ArmBody):

@@ -43,14 +43,10 @@ class ComponentProperties(arm.ArmBody):
     provisioning_state: str | None = None
 
 
-class ComponentBody(arm.ArmBody):
+class ComponentBody(arm.ArmResource):
     """A component version as it is sent."""
 
     properties: ComponentProperties
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 def create_components_router(context: AzureContext) -> APIRouter:

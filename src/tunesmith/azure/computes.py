@@ -67,16 +67,12 @@ class ComputeProperties(arm.ArmBody):
     resource_id: str | None = None
 
 
-class ComputeBody(arm.ArmBody):
+class ComputeBody(arm.ArmResource):
     """A compute as it is sent."""
 
     properties: ComputeProperties
     location: str | None = None
     tags: arm.Texts = Field(default_factory=dict)
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 def create_computes_router(context: AzureContext) -> APIRouter:

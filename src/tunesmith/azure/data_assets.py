@@ -11,9 +11,10 @@ from starlette.requests import Request
 
 from tunesmith.assets.references import DatastoreReference, JobOutputReference, parse_reference
 from tunesmith.azure import arm
+from tunesmith.azure.asset_routes import add_workspace_routes
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.datastores import DEFAULT
-from tunesmith.errors import NotFound, UserError, ValidationFailed
+from tunesmith.errors import UserError, ValidationFailed
 from tunesmith.records.assets import WORKSPACE, DataVersion, RegisterData, UpdateAsset
 from tunesmith.storage.artifacts import ALIASES
 
@@ -41,37 +42,10 @@ class DataProperties(arm.ArmBody):
     provisioning_state: str | None = None
 
 
-class DataBody(arm.ArmBody):
+class DataBody(arm.ArmResource):
     """A data version as it is sent."""
 
     properties: DataProperties
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
-
-
-class ContainerProperties(arm.ArmBody):
-    """``properties`` of a data asset's name."""
-
-    data_type: DataType | None = None
-    is_archived: bool = False
-    description: str | None = None
-    tags: dict[str, str] | None = None
-    properties: dict[str, str] | None = None
-    latest_version: str | None = None
-    next_version: str | None = None
-    provisioning_state: str | None = None
-
-
-class ContainerBody(arm.ArmBody):
-    """A data asset's name as it is sent."""
-
-    properties: ContainerProperties
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 def create_data_router(context: AzureContext) -> APIRouter:
@@ -79,66 +53,7 @@ def create_data_router(context: AzureContext) -> APIRouter:
     router = APIRouter()
     data = context.services.data
 
-    def versions(name: str) -> list[DataVersion]:
-        found = data.versions(name)
-        if not found:
-            raise NotFound(f"there is no data asset {name[:80]!r} in this workspace", target="name")
-        return found
-
-    def container(request: Request, name: str) -> dict[str, Any]:
-        found = versions(name)
-        newest = next((version for version in found if not version.archived), found[0])
-        return {
-            "id": arm.resource_id(request, "data", name),
-            "name": name,
-            "type": "Microsoft.MachineLearningServices/workspaces/data",
-            "properties": {
-                "dataType": newest.type,
-                "description": newest.description,
-                "tags": newest.tags,
-                "properties": {},
-                "isArchived": all(version.archived for version in found),
-                "latestVersion": newest.version,
-                "nextVersion": data.next_version(name),
-            },
-            "systemData": arm.system_data(found[-1].created_at, found[0].created_at),
-        }
-
-    @router.get("/workspace/data")
-    def list_names(request: Request) -> dict[str, Any]:
-        options = arm.list_options(request)
-        archived: dict[str, bool] = {}
-        for record in sorted(data.list(WORKSPACE, archived=True), key=lambda item: item.created_at, reverse=True):
-            archived[record.name] = archived.get(record.name, True) and record.archived
-        found = [name for name, gone in archived.items() if arm.in_view(gone, options.view)]
-        return arm.page(request, found, lambda name: container(request, name), options)
-
-    @router.get("/workspace/data/{name}")
-    def get_name(request: Request, name: str) -> dict[str, Any]:
-        return container(request, name)
-
-    @router.put("/workspace/data/{name}")
-    def put_name(request: Request, name: str, body: arm.Json) -> dict[str, Any]:
-        asked = arm.read_body(ContainerBody, body, what="data asset").properties
-        for version in versions(name):
-            if version.archived != asked.is_archived:
-                data.update(name, version.version, UpdateAsset(archived=asked.is_archived), registry=WORKSPACE)
-        return container(request, name)
-
-    @router.get("/workspace/data/{name}/versions")
-    def list_versions(request: Request, name: str) -> dict[str, Any]:
-        options = arm.list_options(request, "tags", "$tags")
-        wanted = options.extra.get("$tags", options.extra.get("tags", ""))
-        found = [
-            record
-            for record in data.versions(name)
-            if arm.in_view(record.archived, options.view) and _tagged(record, wanted)
-        ]
-        return arm.page(request, found, lambda record: _answer(request, record), options)
-
-    @router.get("/workspace/data/{name}/versions/{version}")
-    def get_version(request: Request, name: str, version: str) -> dict[str, Any]:
-        return _answer(request, data.get(name, version, registry=WORKSPACE))
+    add_workspace_routes(router, data, _answer)
 
     @router.put("/workspace/data/{name}/versions/{version}")
     def put_version(request: Request, name: str, version: str, body: arm.Json) -> Response:
@@ -161,11 +76,6 @@ def create_data_router(context: AzureContext) -> APIRouter:
         if asked.is_archived:
             record = data.update(name, version, UpdateAsset(archived=True), registry=WORKSPACE)
         return JSONResponse(_answer(request, record), 201)
-
-    @router.delete("/workspace/data/{name}/versions/{version}")
-    def delete_version(name: str, version: str) -> Response:
-        data.delete(name, version, registry=WORKSPACE)
-        return Response()
 
     return router
 
@@ -230,11 +140,3 @@ def _place(uri: str) -> str:
     if isinstance(reference, DatastoreReference) and reference.datastore in ALIASES:
         return reference.path.rstrip("/")
     return str(reference)
-
-
-def _tagged(record: DataVersion, wanted: str) -> bool:
-    for part in filter(None, wanted.split(",")):
-        key, equals, value = part.partition("=")
-        if key not in record.tags or (equals and record.tags[key] != value):
-            return False
-    return True

@@ -104,7 +104,7 @@ class DeploymentProperties(arm.ArmBody):
     """Read only: a client that changes a deployment sends it back."""
 
 
-class DeploymentBody(arm.ArmBody):
+class DeploymentBody(arm.ArmResource):
     """A deployment as it is sent. What is in no field of ours is read only, or only says where Azure keeps it."""
 
     properties: DeploymentProperties
@@ -113,10 +113,6 @@ class DeploymentBody(arm.ArmBody):
     location: str | None = None
     identity: Any = None
     kind: str | None = None
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 def wanted_deployment(endpoint: str, name: str, data: Mapping[str, Any]) -> CreateDeployment:

@@ -47,7 +47,7 @@ class EndpointProperties(arm.ArmBody):
     swagger_uri: str | None = None
 
 
-class EndpointBody(arm.ArmBody):
+class EndpointBody(arm.ArmResource):
     """An online endpoint as it is sent. What is in no field of ours is read only, or only says where Azure keeps it."""
 
     properties: EndpointProperties
@@ -57,10 +57,6 @@ class EndpointBody(arm.ArmBody):
     """Waived: nothing here is reached with an identity of the endpoint's."""
     kind: str | None = None
     sku: Any = None
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 class RegenerateBody(arm.ArmBody):

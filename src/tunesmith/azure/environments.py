@@ -43,14 +43,10 @@ class EnvironmentProperties(arm.ArmBody):
     provisioning_state: str | None = None
 
 
-class EnvironmentBody(arm.ArmBody):
+class EnvironmentBody(arm.ArmResource):
     """An environment version as it is sent."""
 
     properties: EnvironmentProperties
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 def create_environments_router(context: AzureContext) -> APIRouter:

@@ -45,11 +45,7 @@ def error_body(error: TunesmithError) -> dict[str, Any]:
 
 def error_response(error: TunesmithError) -> JSONResponse:
     """The answer that ``error`` is."""
-    headers = {"x-ms-error-code": error.code}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if (retry := error.extra.get("retry_after")) is not None:
-        headers["Retry-After"] = str(max(1, round(float(retry))))
+    headers = {"x-ms-error-code": error.code, **error.http_headers}
     status = KNOWN_FAILURE if error.status == 500 else error.status
     return JSONResponse(error_body(error), status_code=status, headers=headers)
 

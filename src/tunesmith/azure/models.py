@@ -4,7 +4,7 @@ archived, deleted. The files are downloaded from the datastore that ``modelUri``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +15,14 @@ from pydantic import Field
 from starlette.requests import Request
 
 from tunesmith.assets.references import DatastoreReference, JobOutputReference, parse_reference
-from tunesmith.assets.service import AssetService
 from tunesmith.azure import arm
+from tunesmith.azure.asset_routes import STAGE, add_workspace_routes
 from tunesmith.azure.context import AzureContext
-from tunesmith.errors import NotFound, UserError, ValidationFailed
+from tunesmith.azure.datastores import DEFAULT
+from tunesmith.errors import UserError, ValidationFailed
 from tunesmith.records.assets import WORKSPACE, ModelVersion, RegisterModel, UpdateAsset
 from tunesmith.storage.artifacts import ALIASES
 
-DEFAULT_DATASTORE = "workspaceblobstore"
-STAGE = "azureml.stage"
-"""The property that keeps a model's ``stage``, for which there is no field of its own."""
 ANONYMOUS = "azureml.isAnonymous"
 """The property of a model that was registered without a name, on its way into a deployment."""
 _OWN = (STAGE, ANONYMOUS)
@@ -49,36 +47,10 @@ class ModelProperties(arm.ArmBody):
     system_metadata: Any = None
 
 
-class ModelBody(arm.ArmBody):
+class ModelBody(arm.ArmResource):
     """A model version as it is sent."""
 
     properties: ModelProperties
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
-
-
-class ContainerProperties(arm.ArmBody):
-    """``properties`` of a model's name."""
-
-    is_archived: bool = False
-    description: str | None = None
-    tags: dict[str, str] | None = None
-    properties: dict[str, str] | None = None
-    latest_version: str | None = None
-    next_version: str | None = None
-    provisioning_state: str | None = None
-
-
-class ContainerBody(arm.ArmBody):
-    """A model's name as it is sent."""
-
-    properties: ContainerProperties
-    id: str | None = None
-    name: str | None = None
-    type: str | None = None
-    system_data: Any = None
 
 
 def create_models_router(context: AzureContext) -> APIRouter:
@@ -86,46 +58,7 @@ def create_models_router(context: AzureContext) -> APIRouter:
     router = APIRouter()
     models = context.services.models
 
-    @router.get("/workspace/models")
-    def list_containers(request: Request) -> dict[str, Any]:
-        options = arm.list_options(request)
-        names: dict[str, list[ModelVersion]] = {}
-        for record in models.list(WORKSPACE, archived=True):
-            names.setdefault(record.name, []).append(record)
-        found = [
-            versions
-            for versions in names.values()
-            if arm.in_view(all(version.archived for version in versions), options.view)
-        ]
-        found.sort(key=lambda versions: versions[0].created_at, reverse=True)
-        return arm.page(request, found, lambda versions: container_body(request, models, versions), options)
-
-    @router.get("/workspace/models/{name}")
-    def get_container(request: Request, name: str) -> dict[str, Any]:
-        return container_body(request, models, _versions(models, name))
-
-    @router.put("/workspace/models/{name}")
-    def update_container(request: Request, name: str, data: arm.Json) -> dict[str, Any]:
-        asked = arm.read_body(ContainerBody, data, what="model").properties
-        versions = _versions(models, name)
-        for version in versions:
-            if version.archived != asked.is_archived:
-                models.update(name, version.version, UpdateAsset(archived=asked.is_archived), registry=WORKSPACE)
-        return container_body(request, models, _versions(models, name))
-
-    @router.get("/workspace/models/{name}/versions")
-    def list_versions(request: Request, name: str) -> dict[str, Any]:
-        options = arm.list_options(request, "stage", "version", "tags")
-        found = [
-            record
-            for record in models.versions(name)
-            if arm.in_view(record.archived, options.view) and _wanted(record, options.extra)
-        ]
-        return arm.page(request, found, lambda record: model_body(request, record), options)
-
-    @router.get("/workspace/models/{name}/versions/{version}")
-    def get_version(request: Request, name: str, version: str) -> dict[str, Any]:
-        return model_body(request, models.get(name, version, registry=WORKSPACE))
+    add_workspace_routes(router, models, model_body)
 
     @router.put("/workspace/models/{name}/versions/{version}")
     def put_version(request: Request, name: str, version: str, data: arm.Json) -> Response:
@@ -135,11 +68,6 @@ def create_models_router(context: AzureContext) -> APIRouter:
             return JSONResponse(model_body(request, _register(context, name, version, asked)), status_code=201)
         return JSONResponse(model_body(request, _change(context, known, asked)))
 
-    @router.delete("/workspace/models/{name}/versions/{version}")
-    def delete_version(name: str, version: str) -> Response:
-        models.delete(name, version, registry=WORKSPACE)
-        return Response(status_code=200)
-
     return router
 
 
@@ -148,7 +76,7 @@ def model_uri(request: Request, record: ModelVersion) -> str:
     named = arm.target(request)
     return (
         f"azureml://subscriptions/{named.subscription}/resourceGroups/{named.resource_group}"
-        f"/workspaces/{named.workspace}/datastores/{DEFAULT_DATASTORE}/paths/models/{record.name}/{record.version}"
+        f"/workspaces/{named.workspace}/datastores/{DEFAULT}/paths/models/{record.name}/{record.version}"
     )
 
 
@@ -178,28 +106,6 @@ def model_body(request: Request, record: ModelVersion) -> dict[str, Any]:
     }
 
 
-def container_body(
-    request: Request, models: AssetService[ModelVersion], versions: Sequence[ModelVersion]
-) -> dict[str, Any]:
-    """A model's name with what all its versions (at least one, the newest first) make of it."""
-    latest = next((version for version in versions if not version.archived), versions[0])
-    return {
-        "id": arm.resource_id(request, "models", latest.name),
-        "name": latest.name,
-        "type": "Microsoft.MachineLearningServices/workspaces/models",
-        "properties": {
-            "description": latest.description,
-            "tags": latest.tags,
-            "properties": {},
-            "isArchived": all(version.archived for version in versions),
-            "latestVersion": latest.version,
-            "nextVersion": models.next_version(latest.name),
-            "provisioningState": "Succeeded",
-        },
-        "systemData": arm.system_data(versions[-1].created_at, versions[0].created_at),
-    }
-
-
 def flavors_of(path: str | None) -> dict[str, Any]:
     """What the MLmodel file in a folder says that the model can be loaded as; nothing where there is no such file."""
     if path is None:
@@ -216,25 +122,6 @@ def flavors_of(path: str | None) -> dict[str, Any]:
         for name, data in flavors.items()
         if isinstance(data, Mapping)
     }
-
-
-def _versions(models: AssetService[ModelVersion], name: str) -> list[ModelVersion]:
-    found = models.versions(name)
-    if not found:
-        raise NotFound(f"there is no model {name[:80]!r} in this workspace", target="name")
-    return found
-
-
-def _wanted(record: ModelVersion, asked: Mapping[str, str]) -> bool:
-    if "version" in asked and record.version != asked["version"]:
-        return False
-    if "stage" in asked and record.properties.get(STAGE) != asked["stage"]:
-        return False
-    for part in filter(None, asked.get("tags", "").split(",")):
-        key, equals, value = part.partition("=")
-        if key not in record.tags or (equals and record.tags[key] != value):
-            return False
-    return True
 
 
 def _register(context: AzureContext, name: str, version: str, asked: ModelProperties) -> ModelVersion:

@@ -14,21 +14,13 @@ from pathlib import Path
 REMOVED_FILE = "removed.json"
 
 
-class RotatingLines:
-    """``path``, and what was in it before as ``path.1`` (the newest) to ``path.N``. Nothing is made before the first
-    line."""
+class _Lines:
+    """A file that is open for lines, and its size."""
 
-    def __init__(self, path: Path, *, max_bytes: int, backups: int) -> None:
-        self.path = path
-        self._max_bytes = max_bytes
-        self._backups = backups
-        self._file: BufferedWriter | None = None
-        self._size = 0
+    _file: BufferedWriter | None = None
+    _size = 0
 
-    def write(self, line: bytes) -> None:
-        """Add one line, without its end."""
-        if self._file is None or self._size + len(line) >= self._max_bytes:
-            self._open(rotate=self._file is not None)
+    def _put(self, line: bytes) -> None:
         assert self._file is not None
         self._file.write(line + b"\n")
         self._size += len(line) + 1
@@ -43,6 +35,22 @@ class RotatingLines:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class RotatingLines(_Lines):
+    """``path``, and what was in it before as ``path.1`` (the newest) to ``path.N``. Nothing is made before the first
+    line."""
+
+    def __init__(self, path: Path, *, max_bytes: int, backups: int) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._backups = backups
+
+    def write(self, line: bytes) -> None:
+        """Add one line, without its end."""
+        if self._file is None or self._size + len(line) >= self._max_bytes:
+            self._open(rotate=self._file is not None)
+        self._put(line)
 
     def _open(self, *, rotate: bool) -> None:
         self.close()
@@ -68,7 +76,7 @@ def newest_lines(path: Path, backups: int) -> Iterator[bytes]:
         yield from reversed(data.split(b"\n")[:-1])
 
 
-class NumberedLines:
+class NumberedLines(_Lines):
     """Files ``00001.jsonl``, ``00002.jsonl``, … in ``folder``, together no larger than ``max_bytes``.
 
     What goes to make room is counted in ``removed.json``.
@@ -77,28 +85,13 @@ class NumberedLines:
     def __init__(self, folder: Path, *, file_bytes: int) -> None:
         self.folder = folder
         self._file_bytes = file_bytes
-        self._file: BufferedWriter | None = None
-        self._size = 0
 
     def write(self, line: bytes, *, max_bytes: int) -> None:
         """Add one line, without its end."""
         limit = min(self._file_bytes, max(1, max_bytes // 4))
         if self._file is None or self._size + len(line) >= limit:
             self._next(limit, len(line), max_bytes)
-        assert self._file is not None
-        self._file.write(line + b"\n")
-        self._size += len(line) + 1
-
-    def flush(self) -> None:
-        """Hand what is buffered to the system."""
-        if self._file is not None:
-            self._file.flush()
-
-    def close(self) -> None:
-        """Close the file; the next line opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._put(line)
 
     def _next(self, limit: int, coming: int, max_bytes: int) -> None:
         was_open = self._file is not None

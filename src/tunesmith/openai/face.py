@@ -124,18 +124,13 @@ def error_body(error: TunesmithError) -> dict[str, Any]:
 
 def error_response(error: TunesmithError) -> Response:
     """An error with its status and Azure's headers."""
-    headers: dict[str, str] = {}
-    retry_after = error.extra.get("retry_after")
-    if retry_after is not None:
-        headers["retry-after"] = str(retry_after)
+    headers = error.http_headers
     deployment = error.extra.get("deployment")
     if deployment is not None:
         headers[DEPLOYMENT_HEADER] = str(deployment)
     if isinstance(error, ModelFailed):
         headers["ms-azureml-model-error-statuscode"] = str(error.extra.get("model_status", 500))
         headers["ms-azureml-model-error-reason"] = _header_text(error.extra.get("model_reason", error.code))
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
     return json_response(error_body(error), headers, error.status)
 
 

@@ -25,12 +25,7 @@ log = logging.getLogger("tunesmith.server")
 
 def error_response(error: TunesmithError) -> JSONResponse:
     """The answer that ``error`` is."""
-    headers = {}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if (retry := error.extra.get("retry_after")) is not None:
-        headers["Retry-After"] = str(max(1, round(float(retry))))
-    return JSONResponse(error.to_dict(), status_code=error.status, headers=headers)
+    return JSONResponse(error.to_dict(), status_code=error.status, headers=error.http_headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -28,29 +28,26 @@ HONOURED = frozenset(item.name for item in fields(GenerateRequest)) - {
 }
 
 
-class BatchedEngine:
-    """An engine whose model a runner computes. It starts its thread when made."""
+class ContractEngine:
+    """What every engine over a chat contract knows: whose it is, what it opened, which fields it honours."""
 
     def __init__(
         self,
-        runner: Runner,
         tokenizer: ChatTokenizer,
         description: EngineDescription,
-        limits: Limits,
-        adapters: Collection[str] = (),
+        honoured: frozenset[str],
+        adapters: Collection[str],
     ) -> None:
         self._tokenizer = tokenizer
         self._description = description
-        self._limits = limits
         self._adapters = tuple(adapters)
-        self._fields = HONOURED
+        self._fields = honoured
         if "tools" in tokenizer.contract.accepts:
             self._fields |= {"tools"}
         if adapters:
             self._fields |= {"adapter"}
         self._stop_ids = frozenset(tokenizer.contract.eos_token_ids)
         self._forms = AnswerForms(tokenizer)
-        self._batcher = Batcher(runner, limits)
 
     @property
     def tokenizer(self) -> ChatTokenizer:
@@ -61,6 +58,22 @@ class BatchedEngine:
     def description(self) -> EngineDescription:
         """What was opened, and why so."""
         return self._description
+
+
+class BatchedEngine(ContractEngine):
+    """An engine whose model a runner computes. It starts its thread when made."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: ChatTokenizer,
+        description: EngineDescription,
+        limits: Limits,
+        adapters: Collection[str] = (),
+    ) -> None:
+        super().__init__(tokenizer, description, HONOURED, adapters)
+        self._limits = limits
+        self._batcher = Batcher(runner, limits)
 
     def capabilities(self) -> Capabilities:
         """What can be honoured."""

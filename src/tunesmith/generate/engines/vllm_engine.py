@@ -19,10 +19,9 @@ import aiohttp
 
 from tunesmith.chat.tokens import ChatTokenizer
 from tunesmith.errors import ModelFailed, Unavailable, UnsupportedField
-from tunesmith.generate.engines.base import HONOURED, tokens_left
+from tunesmith.generate.engines.base import HONOURED, ContractEngine, tokens_left
 from tunesmith.generate.engines.lora import adapter_rank
 from tunesmith.generate.engines.vllm_server import BASE, VllmServer, command_line, free_port
-from tunesmith.generate.forms import AnswerForms
 from tunesmith.generate.grammar import needs_grammar
 from tunesmith.generate.text import TextAssembler
 from tunesmith.generate.types import (
@@ -53,7 +52,7 @@ class _Choice:
     ended: bool = False
 
 
-class VllmEngine:
+class VllmEngine(ContractEngine):
     """Speaks to one server, which becomes the engine's: closing ends it."""
 
     def __init__(
@@ -63,30 +62,11 @@ class VllmEngine:
         description: EngineDescription,
         adapters: tuple[str, ...] = (),
     ) -> None:
+        super().__init__(tokenizer, description, HONOURED - {"tool_choice", "parallel_tool_calls"}, adapters)
         self._server = server
-        self._tokenizer = tokenizer
-        self._description = description
-        self._adapters = adapters
-        self._fields = HONOURED - {"tool_choice", "parallel_tool_calls"}
-        if "tools" in tokenizer.contract.accepts:
-            self._fields |= {"tools"}
-        if adapters:
-            self._fields |= {"adapter"}
-        self._stop_ids = frozenset(tokenizer.contract.eos_token_ids)
-        self._forms = AnswerForms(tokenizer)
         self._lock = threading.Lock()
         self._stats = EngineStats()
         self._closed = False
-
-    @property
-    def tokenizer(self) -> ChatTokenizer:
-        """The chat contract and tokenizer of the package."""
-        return self._tokenizer
-
-    @property
-    def description(self) -> EngineDescription:
-        """What was opened, and why so."""
-        return self._description
 
     def capabilities(self) -> Capabilities:
         """What can be honoured."""
