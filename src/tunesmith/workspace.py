@@ -29,7 +29,9 @@ from tunesmith.components.checks import CHECKS
 from tunesmith.compute.service import ComputeService
 from tunesmith.compute.sizes import difference
 from tunesmith.endpoints.service import EndpointService
-from tunesmith.errors import AlreadyExists, Conflict, Failure, NotFound
+from tunesmith.errors import AlreadyExists, Conflict, Failure, NotFound, TunesmithError
+from tunesmith.generate.engines.exports import exports_of
+from tunesmith.models.package import ModelPackage
 from tunesmith.pipelines.assets_resolver import AssetResolver, check_spec
 from tunesmith.pipelines.service import JobService
 from tunesmith.records.assets import (
@@ -219,6 +221,16 @@ def _services(
     sources = Sources(database, store, paths)
     computes = ComputeService(database, paths.home, created_at=info.created_at)
     tracking = Tracking(paths, database, store)
+
+    def before_delete(model: ModelVersion) -> int:
+        if model.registry == WORKSPACE:
+            tracking.unlink_model(model.name, model.version)
+        try:
+            package = ModelPackage.open(Path(model.path or ""))
+        except TunesmithError:  # other files than a model's
+            return 0
+        return sum(atomic.remove(path) for path in exports_of(package, paths.engine_exports))
+
     models = ModelService(
         database,
         store,
@@ -226,7 +238,7 @@ def _services(
         paths=paths,
         sources=sources,
         hasher=hasher,
-        before_delete=lambda model: tracking.unlink_model(model.name, model.version),
+        before_delete=before_delete,
     )
     data = DataService(database, store, system, paths=paths, sources=sources, hasher=hasher)
     components = ComponentService(

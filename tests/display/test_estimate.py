@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 
@@ -31,6 +32,13 @@ def test_the_estimate_beside_what_the_machine_has() -> None:
         "Disk     about 68.4 MB for checkpoints and the result, 80.0 GB are free",
     ]
     assert "36 steps, 34,670 tokens" in estimate_line(FOUND)
+
+
+def test_without_a_measured_rate_no_time_is_told() -> None:
+    unmeasured = replace(FOUND, seconds=None)
+    _, time, *_ = forecast_lines(unmeasured, memory_bytes=24_000_000_000, disk_free_bytes=80_000_000_000)
+    assert time == "Time     not told: a GPU's rate is not measured beforehand"
+    assert estimate_line(unmeasured).startswith("2.5 GB of memory, ")
 
 
 def test_what_does_not_fit_is_said_with_a_way_out() -> None:

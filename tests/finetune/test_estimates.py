@@ -37,14 +37,16 @@ def test_the_counts_are_the_models(family: str) -> None:
 
 def test_smollm2() -> None:
     assert ModelShape.of(SMOL).parameters == 134_515_008
-    lora = estimate(SMOL, FinetuneParameters(apply_lora=True, max_seq_length=1024), LENGTHS)
+    lora = estimate(SMOL, FinetuneParameters(apply_lora=True, max_seq_length=1024), LENGTHS, flops=1e11)
     assert lora.trainable_parameters == 2_442_240
     assert lora.steps == 200  # two rows of 460 tokens fit into 1,024
     assert 1.5e9 < lora.memory_bytes < 4e9
     assert sum(lora.parts.values()) == lora.memory_bytes
-    full = estimate(SMOL, FinetuneParameters(max_seq_length=1024), LENGTHS)
+    full = estimate(SMOL, FinetuneParameters(max_seq_length=1024), LENGTHS, flops=1e11)
     assert full.memory_bytes > lora.memory_bytes
+    assert full.seconds is not None and lora.seconds is not None
     assert full.seconds > lora.seconds
+    assert estimate(SMOL, FinetuneParameters(), LENGTHS).seconds is None
     assert full.disk_bytes > 10 * lora.disk_bytes
 
 
@@ -80,6 +82,7 @@ def test_two_processes_take_half_the_steps() -> None:
 def test_twice_the_rate_is_half_the_time() -> None:
     one = estimate(SMOL, FinetuneParameters(apply_lora=True), LENGTHS, flops=1e11)
     two = estimate(SMOL, FinetuneParameters(apply_lora=True), LENGTHS, flops=2e11)
+    assert one.seconds is not None and two.seconds is not None
     assert one.seconds == pytest.approx(2 * two.seconds)
 
 

@@ -13,7 +13,7 @@ from tests.models.conftest import Listener
 from tunesmith.errors import AlreadyExists, Failure, InvalidModel, UserError
 from tunesmith.models import ModelPackage, import_model
 from tunesmith.models.mlflow_format import write_mlflow_model
-from tunesmith.models.mlflow_scorer import MlflowScorer, check_mlflow_model
+from tunesmith.models.mlflow_scorer import MlflowScorer
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,6 @@ def test_metadata_that_cannot_be_kept(llama: ModelPackage, tmp_path: Path, metad
 def test_destination_that_is_there(llama: ModelPackage, tmp_path: Path) -> None:
     with pytest.raises(AlreadyExists):
         write_mlflow_model(llama, tmp_path)
-    with pytest.raises(InvalidModel, match="no MLmodel"):
-        check_mlflow_model(tmp_path)
 
 
 def test_tokenizer_that_adds_bos_does_not_give_it_twice(tiny_phi3: Path, tmp_path: Path) -> None:
@@ -146,7 +144,8 @@ def test_tokenizer_that_adds_bos_does_not_give_it_twice(tiny_phi3: Path, tmp_pat
 
 @pytest.mark.heavy
 def test_mlflow_answers_in_a_fresh_process(folder: Path, llama: ModelPackage) -> None:
-    check = check_mlflow_model(folder, max_tokens=5)
+    with MlflowScorer() as scorer:
+        check = scorer.check(folder, max_tokens=5)
     assert check.completion_tokens <= 5
     from tunesmith.chat.messages import Message
 
@@ -176,8 +175,8 @@ def test_folder_that_mlflow_cannot_use_is_named(folder: Path, tmp_path: Path) ->
     body = json.loads(tokenizer.read_text())
     body["normalizer"] = {"type": "Lowercase"}
     tokenizer.write_text(json.dumps(body))
-    with pytest.raises(Failure, match="other ids than the chat contract"):
-        check_mlflow_model(broken)
+    with pytest.raises(Failure, match="other ids than the chat contract"), MlflowScorer() as scorer:
+        scorer.check(broken)
 
 
 @pytest.mark.heavy

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.quickstart import plan
-from tunesmith.quickstart.budget import FILE, Budget, budget, conversations_for, product_rate
+from tunesmith.quickstart.budget import FILE, Budget, budget, conversations_for
 
 
 @pytest.mark.parametrize(("rate", "conversations"), [(1e9, 32), (125e9, 32), (200e9, 49), (1e12, 60)])
@@ -34,7 +34,3 @@ def test_a_damaged_budget_is_measured_anew(tmp_path: Path, text: str) -> None:
 def test_what_is_kept_is_taken(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"conversations": 37, "rate": 5e10}')
     assert budget(tmp_path) == Budget(conversations=37, rate=5e10)
-
-
-def test_the_measured_rate_is_that_of_the_best_product() -> None:
-    assert product_rate(0.01) > 0

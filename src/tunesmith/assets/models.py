@@ -48,7 +48,7 @@ class ModelService(AssetService[ModelVersion]):
         database, store, system, paths: see ``AssetService``.
         sources: finds what is to be registered.
         hasher: hashes what is no package.
-        before_delete: called before a registered model's files go.
+        before_delete: called before a model's files go; removes what was made of them and returns the bytes freed.
     """
 
     kind = "models"
@@ -63,7 +63,7 @@ class ModelService(AssetService[ModelVersion]):
         paths: WorkspacePaths,
         sources: Sources,
         hasher: Hasher,
-        before_delete: Callable[[ModelVersion], None] = lambda _model: None,
+        before_delete: Callable[[ModelVersion], int] = lambda _model: 0,
     ) -> None:
         super().__init__(database, store, system, paths=paths)
         self._sources = sources
@@ -196,11 +196,10 @@ class ModelService(AssetService[ModelVersion]):
                 self._writable(name, registry)
                 model = self.get(name, version, registry=WORKSPACE)
                 self.check_unused(model)
-                self._before_delete(model)
-                return super().delete(name, version, registry=registry)
+                return self._before_delete(model) + super().delete(name, version, registry=registry)
             model = self.get(name, version, registry=registry)
             self.check_unused(model)
-            return atomic.remove(self.package_folder(model))
+            return self._before_delete(model) + atomic.remove(self.package_folder(model))
 
     # Records
 

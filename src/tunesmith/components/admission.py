@@ -23,6 +23,7 @@ _DATA_BYTES = 2.0
 _TOKEN_BYTES = 4
 """Bytes of a file for a token, roughly."""
 _ROW_TOKENS = 512
+_ROWS_COUNTED = 10_000
 
 Admission = Callable[[Graph], list[Fault]]
 
@@ -94,7 +95,8 @@ def forecast(step: GraphStep, graph: Graph) -> Mapping[str, int]:
     except ValidationFailed:
         return {}  # the step itself tells
     data = sum(tree_size(Path(path)) for path in _data_paths(graph))
-    rows = [_ROW_TOKENS] * max(1, data // (_TOKEN_BYTES * _ROW_TOKENS))
+    # What is written follows the weights; the rows only count the steps, of which more than these change nothing.
+    rows = [_ROW_TOKENS] * min(max(1, data // (_TOKEN_BYTES * _ROW_TOKENS)), _ROWS_COUNTED)
     trained = estimate(
         package.config(),
         parameters,

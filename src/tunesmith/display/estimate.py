@@ -26,9 +26,12 @@ def estimate_lines(package: ModelPackage, lengths: Sequence[int] | Any, *, max_s
 def run_estimate(package: ModelPackage, lengths: Sequence[int] | Any, values: Mapping[str, Any]) -> Estimate:
     """A run with these parameters of ``chat_completion_pipeline`` over rows of ``lengths`` tokens, on this machine.
 
-    The machine's rate is measured, which takes a fraction of a second once torch is loaded.
+    A processor's rate is measured, which takes a fraction of a second once torch is loaded; a GPU's is not, and then
+    no time is told.
     """
     from dataclasses import replace
+
+    import torch
 
     from tunesmith.finetune import FinetuneParameters, ModelShape, estimate
     from tunesmith.finetune.precision import training_rate
@@ -43,13 +46,15 @@ def run_estimate(package: ModelPackage, lengths: Sequence[int] | Any, values: Ma
         parameter_count=package.manifest.parameter_count,
         context_length=package.manifest.context_length,
         flops=rate or None,
+        processes=min(parameters.number_of_gpu_to_use_finetuning, torch.cuda.device_count() or 1),
     )
 
 
 def estimate_line(found: Estimate) -> str:
     """The estimate in one line."""
     return (
-        f"about {seconds(found.seconds)} on this machine, {size(found.memory_bytes)} of memory, "
+        (f"about {seconds(found.seconds)} on this machine, " if found.seconds is not None else "")
+        + f"{size(found.memory_bytes)} of memory, "
         f"{size(found.disk_bytes)} of disk, {found.steps:,} steps, {found.tokens:,} tokens, "
         f"{found.trainable_parameters / 1e6:,.1f} M weights trained."
     )
@@ -58,10 +63,13 @@ def estimate_line(found: Estimate) -> str:
 def forecast_lines(found: Estimate, *, memory_bytes: int, disk_free_bytes: int) -> list[str]:
     """The estimate beside what this machine has, with what does not fit."""
     parts = ", ".join(f"{name} {size(count)}" for name, count in found.parts.items())
+    time = "not told: a GPU's rate is not measured beforehand"
+    if found.seconds is not None:
+        time = f"about {seconds(found.seconds)} of training at this machine's measured rate, without evaluations"
     lines = [
         f"Steps    {found.steps:,} optimiser steps, {found.tokens:,} tokens, "
         f"{found.trainable_parameters / 1e6:,.1f} M weights trained",
-        f"Time     about {seconds(found.seconds)} of training at this machine's measured rate, without evaluations",
+        f"Time     {time}",
         f"Memory   about {size(found.memory_bytes)} of {size(memory_bytes)}: {parts}",
         f"Disk     about {size(found.disk_bytes)} for checkpoints and the result, {size(disk_free_bytes)} are free",
     ]

@@ -7,7 +7,6 @@ machine. Memory and time are estimates; the trainer's first steps give the true 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +20,6 @@ PROCESS_BYTES = 700e6
 """Python with torch, transformers and tokenizers loaded."""
 LOGITS_BYTES = 4 * 6 * 1024 * 1024 * 4
 """The logits of one chunk, their gradient and the copies between."""
-CORE_RATE = 30e9
-"""FLOP/s of one core over a whole step when nothing was measured."""
 UTILISATION = 0.58
 """Share of the matrix products' rate that a whole step reaches: measured for LoRA on SmolLM2-135M, in fp32 on a CPU."""
 _ADAFACTOR_SHARE = 0.02
@@ -84,7 +81,7 @@ class Estimate:
     """What a run will need. ``parts`` splits the memory, in bytes."""
 
     memory_bytes: int
-    seconds: float
+    seconds: float | None
     disk_bytes: int
     steps: int
     tokens: int
@@ -110,8 +107,8 @@ def estimate(
     tokens.
 
     Steps and tokens are exact for the lengths of prepared rows. ``flops`` is the rate in FLOP/s at which the machine
-    multiplies at the model's shapes (``precision.training_rate`` measures it); without it a cautious one for this
-    machine's cores is taken. ``processes`` share each optimiser step; memory is that of one.
+    multiplies at the model's shapes (``precision.training_rate`` measures it); without it no time is told.
+    ``processes`` share each optimiser step; memory is that of one.
     """
     shape = ModelShape.of(config, parameter_count)
     text = config.get("text_config", config)
@@ -153,13 +150,12 @@ def estimate(
     operations += (
         (8 if parameters.gradient_checkpointing else 6) * attended * shape.layers * shape.heads * shape.head_dim
     )
-    rate = UTILISATION * flops if flops else CORE_RATE * (os.cpu_count() or 1)
     kept = parameters.save_total_limit + 1 if parameters.save_total_limit > 0 else max(1, steps // steps_per_epoch)
     checkpoint = trainable * (4 + 4 * moments)
     result = trainable * 4 if parameters.apply_lora else shape.parameters * width
     return Estimate(
         memory_bytes=sum(parts.values()),
-        seconds=tokens * operations / rate / processes,
+        seconds=tokens * operations / (UTILISATION * flops) / processes if flops else None,
         disk_bytes=int(kept * checkpoint + result),
         steps=steps,
         tokens=tokens,
@@ -191,10 +187,15 @@ class Remedy:
 
 
 def memory_remedies(
-    config: Mapping[str, Any], parameters: FinetuneParameters, lengths: Any, count: int = 3
+    config: Mapping[str, Any],
+    parameters: FinetuneParameters,
+    lengths: Any,
+    count: int = 3,
+    *,
+    context_length: int | None = None,
 ) -> list[Remedy]:
     """The changes that save memory, those that cost the result least first, at most ``count``."""
-    now = estimate(config, parameters, lengths).memory_bytes
+    now = estimate(config, parameters, lengths, context_length=context_length).memory_bytes
     longest = max((int(length) for length in lengths), default=1)
     row = parameters.max_seq_length if parameters.max_seq_length > 0 else max(longest, PIECE_TOKENS)
     candidates: list[tuple[str, dict[str, Any]]] = []
@@ -225,7 +226,8 @@ def memory_remedies(
     for words, change in candidates:
         values = {**parameters.to_dict(), **change}
         cut = [min(int(length), row // 2) for length in lengths] if "max_seq_length" in change else lengths
-        saved = now - estimate(config, FinetuneParameters(**{k: values[k] for k in INPUTS}), cut).memory_bytes
+        changed = FinetuneParameters(**{k: values[k] for k in INPUTS})
+        saved = now - estimate(config, changed, cut, context_length=context_length).memory_bytes
         if saved > 0:
             remedies.append(Remedy(words, saved))
     # Changes that keep the numbers come first whatever they save; among them, and among the rest, the greatest saving

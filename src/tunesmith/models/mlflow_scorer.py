@@ -86,11 +86,3 @@ class MlflowScorer:
                 way_out=f"see the whole message: {sys.executable} -m {_MODULE} {path}",
             )
         return MlflowCheck.model_validate_json(output.strip().splitlines()[-1])
-
-
-def check_mlflow_model(path: Path, *, max_tokens: int = 8, timeout: float = 600.0) -> MlflowCheck:
-    """``MlflowScorer.check`` in a process that starts now."""
-    if not (path / MLMODEL_FILE).is_file():
-        raise InvalidModel("this folder is no MLflow model: it has no MLmodel", target=str(path))
-    with MlflowScorer() as scorer:
-        return scorer.check(path, max_tokens=max_tokens, timeout=timeout)

@@ -34,7 +34,8 @@ class Budget:
 def product_rate(seconds: float = _SECONDS) -> float:
     """FLOP/s of float32 matrix products at the base model's shapes on all cores: the best repeat within ``seconds``.
 
-    A processor with bfloat16 products trains faster than this says.
+    With NumPy, because this process would take seconds to load torch, whose own measure training uses. A processor
+    with bfloat16 products trains faster than this says.
     """
     import numpy
 

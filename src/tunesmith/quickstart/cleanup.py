@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +12,6 @@ from tunesmith.display.units import size
 from tunesmith.errors import NotFound
 from tunesmith.quickstart import plan
 from tunesmith.storage.hashing import tree_size
-from tunesmith.storage.paths import WorkspacePaths
-
-if TYPE_CHECKING:
-    from tunesmith.client import Workspace
 
 
 def cleanup(home: Path) -> int:
@@ -34,10 +29,7 @@ def cleanup(home: Path) -> int:
             return
         rows.append((label, int(freed or 0)))
 
-    exports = _exports(ws, home)
     remove(f"endpoint {plan.ENDPOINT}", lambda: ws.endpoints.delete(plan.ENDPOINT))
-    for export in exports:
-        remove(f"export {export.name[:8]} for its engine", lambda e=export: _remove_folder(e))
     for model in _found(lambda: ws.models.list(name=plan.MODEL, registry="workspace", archived=True)):
         remove(f"model {model.name}:{model.version}", lambda m=model: ws.models.delete(m.name, m.version))
     for job in ws.jobs.list(experiment_name=plan.EXPERIMENT, limit=1000):
@@ -64,17 +56,6 @@ def cleanup(home: Path) -> int:
     console.print(table if rows else "Nothing of the quickstart is here.")
     console.print("The server still runs; stop it with: tunesmith down", style="dim")
     return total
-
-
-def _exports(ws: Workspace, home: Path) -> list[Path]:
-    """Where the engine's exports of the endpoint's models are kept."""
-    keys = {
-        (instance.engine or {}).get("details", {}).get("export", {}).get("key")
-        for deployment in _found(lambda: ws.deployments.list(plan.ENDPOINT))
-        for instance in deployment.instances
-    }
-    kept = WorkspacePaths(home).engine_exports
-    return [kept / key for key in sorted(keys - {None}) if (kept / key).is_dir()]
 
 
 def _found(action: object) -> list:  # type: ignore[type-arg]

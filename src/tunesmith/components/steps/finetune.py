@@ -49,7 +49,7 @@ def main(arguments: Any, step: Step) -> None:
     count = processes.count(parameters.number_of_gpu_to_use_finetuning)
     if count > 1:
         step.reporter.log(f"{count} processes are started by torchrun, one for each GPU")
-        processes.launch(count, __spec__.name, sys.argv[1:], stop_file=step.checkpoints / ".stop")
+        processes.launch(count, __spec__.name, sys.argv[1:], stop_file=step.checkpoints / ".stop", stop=stop)
         if TrainResult.read(arguments.pytorch_model_folder).outcome == "stopped":
             sys.exit(STOPPED)
         return

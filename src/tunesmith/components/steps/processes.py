@@ -44,10 +44,12 @@ def count(asked: int) -> int:
     return min(asked, there)
 
 
-def launch(count: int, module: str, arguments: Sequence[str], *, stop_file: Path) -> None:
+def launch(
+    count: int, module: str, arguments: Sequence[str], *, stop_file: Path, stop: Callable[[], bool]
+) -> None:
     """Run ``python -m module arguments`` in ``count`` processes; returns when all have ended well.
 
-    SIGTERM makes ``stop_file``; the workers stop when they see it.
+    SIGTERM makes ``stop_file``; the workers stop when they see it. ``stop`` says whether one came before.
 
     Raises:
         StepFailed: one of them failed without a word; one that told its error ends this process with its exit code.
@@ -63,6 +65,8 @@ def launch(count: int, module: str, arguments: Sequence[str], *, stop_file: Path
         stop_file.touch()
 
     signal.signal(signal.SIGTERM, tell)
+    if stop():
+        stop_file.touch()
     try:
         # Its own handler would send SIGTERM and then, after its own patience, SIGKILL.
         options = ["--standalone", f"--nproc-per-node={count}", "--max-restarts=0", "--signals-to-handle=SIGUSR1"]

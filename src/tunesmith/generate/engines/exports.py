@@ -27,6 +27,8 @@ from tunesmith.models.package import ModelPackage
 
 EXPORTER = 1
 """Counts up whenever exports change, so that older ones are not taken."""
+INT8 = "int8"
+"""The form of weights in eight bits; every other form is the package's own."""
 FOLDER_VARIABLE = "TUNESMITH_EXPORTS"
 REPORT_FILE = "report.json"
 
@@ -111,3 +113,10 @@ def _only_one(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def exports_of(package: ModelPackage, folder: Path) -> list[Path]:
+    """What ``folder`` keeps of ``package``: exports, remembered refusals, locks. They go with the package."""
+    keys = [export_key(package, form) for form in (package.manifest.dtype, INT8)]
+    paths = [folder / name for key in keys for name in (key, f"{key}.refused.json", f".{key}.lock")]
+    return [path for path in paths if path.exists()]

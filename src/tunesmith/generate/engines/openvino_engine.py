@@ -17,7 +17,7 @@ import psutil
 
 from tunesmith.errors import UnsupportedField
 from tunesmith.generate.engines.base import BatchedEngine
-from tunesmith.generate.engines.exports import find_or_export
+from tunesmith.generate.engines.exports import INT8, find_or_export
 from tunesmith.generate.engines.jobs import Limits
 from tunesmith.generate.engines.lora import AdapterStack, read_adapters
 from tunesmith.generate.engines.openvino_import import ov
@@ -74,7 +74,7 @@ def open_openvino(
     threads = threads or default_threads()
     stack = _read(package, adapters) if adapters else None
     chosen, why = _choose(package, precision, threads)
-    form = "int8" if chosen == "8" else package.manifest.dtype
+    form = INT8 if chosen == "8" else package.manifest.dtype
     export = find_or_export(package, form, exports)
     began = time.perf_counter()
     model = PagedModel(export.path, precision=chosen, threads=threads, adapters=stack)
