@@ -18,6 +18,7 @@ from tunesmith.errors import (
     ValidationFailed,
 )
 from tunesmith.evaluate import LossResult, ModelEvaluation, compare
+from tunesmith.generate.engines.exports import INT8, export_key
 from tunesmith.models import ModelPackage
 from tunesmith.models.catalogue import entries
 from tunesmith.records.assets import ImportModel, LineageItem, RegisterModel
@@ -268,8 +269,16 @@ def test_an_imported_model_is_what_its_package_says_until_it_is_deleted(workspac
     )
     assert here.size_bytes == manifest.size_bytes
     assert here.tags == model.tags
+    exports = workspace.paths.engine_exports
+    ours = exports / export_key(ModelPackage.open(folder), manifest.dtype)
+    others = exports / "another"
+    for export in (ours, others):
+        export.mkdir(parents=True)
+        (export / "model.bin").write_bytes(b"x" * 4096)
+    (exports / f"{export_key(ModelPackage.open(folder), INT8)}.refused.json").write_bytes(b"{}" * 50)
     freed = workspace.models.delete(BASE, model.version, registry="azureml")
-    assert freed == manifest.size_bytes + manifest_size(manifest)
+    assert freed == manifest.size_bytes + manifest_size(manifest) + 4096 + 100
+    assert list(exports.iterdir()) == [others]
     assert workspace.models.get(BASE).path is None
 
 
