@@ -14,6 +14,9 @@ import pytest
 
 from tests.azure.wire import Wire, azure_wire, query_of
 from tunesmith.azure.blob_checksums import Checksums
+from tunesmith.azure.blob_errors import BlobError
+from tunesmith.azure.blob_files import BlobFiles, Sidecar
+from tunesmith.azure.blob_places import Places
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,60 @@ def test_lists_by_prefix_by_folder_and_in_parts(wire: Wire) -> None:
     assert (found, marker) == (every, "")
 
 
+def test_a_list_shows_files_whose_names_no_blob_may_have(wire: Wire) -> None:
+    folder = root(wire) / "strange"
+    folder.mkdir()
+    long = folder / ("d" * 250)
+    for name in ("back\\slash", "no\udcffutf", "bell\x07", "plain"):
+        (folder / name).write_bytes(b"x")
+    for _ in range(4):
+        long = long / ("d" * 250)
+    long.mkdir(parents=True)
+    (long / "deep").write_bytes(b"x")
+    (folder / "loop").symlink_to("loop")
+    answer = wire.blob("GET", "", query="restype=container&comp=list&prefix=strange/")
+    assert answer.status_code == 200
+    tree = ElementTree.fromstring(answer.text)
+    shown = {item.text or "": item.get("Encoded") for item in tree.findall("Blobs/Blob/Name")}
+    deep = (long / "deep").relative_to(root(wire)).as_posix()
+    assert shown == {
+        "strange/back\\slash": None,
+        "strange/no%FFutf": "true",
+        "strange/bell%07": "true",
+        "strange/plain": None,
+        deep: None,
+    }
+    assert len(deep) > 1024
+
+
+def test_a_link_out_of_the_container_is_not_followed(wire: Wire, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_bytes(b"secret")
+    (root(wire) / "link.txt").symlink_to(tmp_path / "secret.txt")
+    wire.put("linked.txt", b"within")
+    (root(wire) / "inner.txt").symlink_to(root(wire) / "linked.txt")
+    for method in ("GET", "HEAD", "DELETE"):
+        answer = wire.blob(method, "link.txt")
+        assert (answer.status_code, answer.headers["x-ms-error-code"]) == (400, "InvalidUri")
+    assert wire.blob("PUT", "link.txt", b"x", x_ms_blob_type="BlockBlob").status_code == 400
+    assert wire.blob("GET", "inner.txt").content == b"within"
+    (root(wire) / "link.txt").unlink()
+
+
+def test_an_upload_that_is_not_whole_before_the_seal_changes_nothing(tmp_path: Path) -> None:
+    sealed = False
+    codes = tmp_path / "codes" / ("a" * 32)
+    codes.mkdir(parents=True)
+    places = Places(tmp_path, tmp_path, "w", run_files=lambda run: {}, sealed=lambda snapshot: sealed)
+    files = BlobFiles(tmp_path / "aside")
+    place = places.place(f"code-{'a' * 32}", "main.py")
+    aside = files.new_aside(place)
+    aside.write_bytes(b"late")
+    sealed = True
+    with pytest.raises(BlobError, match="the code snapshot is registered"):
+        files.put(place, aside, Sidecar(), {})
+    assert not place.path.exists()
+
+
 def test_append_blobs_grow_at_the_place_that_is_named(wire: Wire) -> None:
     assert wire.blob("PUT", "log.txt", x_ms_blob_type="AppendBlob").status_code == 201
     first = wire.blob("PUT", "log.txt", b"one\n", query="comp=appendblock")
@@ -170,6 +227,9 @@ def test_append_blobs_grow_at_the_place_that_is_named(wire: Wire) -> None:
     assert second.headers["x-ms-blob-append-offset"] == "4"
     wrong = wire.blob("PUT", "log.txt", b"x", query="comp=appendblock", x_ms_blob_condition_appendpos="4")
     assert (wrong.status_code, wrong.headers["x-ms-error-code"]) == (412, "AppendPositionConditionNotMet")
+    odd = wire.blob("PUT", "log.txt", b"x", query="comp=appendblock", x_ms_blob_condition_maxsize="many")
+    assert (odd.status_code, odd.headers["x-ms-error-code"]) == (400, "InvalidHeaderValue")
+    assert "x-ms-blob-condition-maxsize" in odd.text
     assert wire.blob("GET", "log.txt").content == b"one\ntwo\n"
     assert wire.blob("HEAD", "log.txt").headers["x-ms-blob-type"] == "AppendBlob"
 
@@ -178,14 +238,22 @@ def test_append_blobs_grow_at_the_place_that_is_named(wire: Wire) -> None:
     ("change", "code"),
     [
         ({"sig": "AAAA"}, "AuthenticationFailed"),
+        ({"sig": "\u00e4\u00f6"}, "AuthenticationFailed"),
         ({"sp": "racwdlx"}, "AuthenticationFailed"),
-        ({"sv": "2015-04-05"}, "AuthenticationFailed"),
         ({"se": "2099-01-01T00:00:00Z"}, "AuthenticationFailed"),
     ],
 )
 def test_a_changed_token_opens_nothing(wire: Wire, change: dict[str, str], code: str) -> None:
     answer = wire.blob("HEAD", "x.txt", sas=urlencode({**query_of(wire.sas), **change}))
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (403, code)
+
+
+def test_a_token_of_a_version_that_signs_another_text(wire: Wire) -> None:
+    changed = {**query_of(wire.sas), "sv": "2015-04-05"}
+    changed["sig"] = wire.account.sas._sign(changed, f"/blob/{wire.account.name}/{wire.container}")
+    answer = wire.blob("HEAD", "x.txt", sas=urlencode(changed))
+    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (403, "AuthenticationFailed")
+    assert "the version '2015-04-05'" in wire.blob("GET", "x.txt", sas=urlencode(changed)).text
 
 
 def test_tokens_end_and_permit_what_they_say(wire: Wire) -> None:

@@ -12,11 +12,12 @@ from tunesmith.azure.face import AzureFace
 from tunesmith.endpoints.gateway import Gateway
 from tunesmith.endpoints.pool import InstancePool
 from tunesmith.records.azure import AzureSession
+from tunesmith.server.http_protocol import LimitedHttp
 from tunesmith.workspace import Services
 
 
 def new_face(services: Services) -> AzureFace:
-    return AzureFace(services, Gateway(services.endpoints, InstancePool()))
+    return AzureFace(services, Gateway(services.endpoints, InstancePool()), LimitedHttp)
 
 
 async def ask(session: AzureSession, url: str) -> httpx.Response:

@@ -21,6 +21,7 @@ from tunesmith.azure.hosts import SUNK, caught_hosts
 from tunesmith.azure.identity import AzureKeys
 from tunesmith.azure.proxy import AzureProxy, Head
 from tunesmith.azure.upstream import Upstream
+from tunesmith.server.http_protocol import HEAD_BYTES, LimitedHttp
 
 KEYS = AzureKeys("token", "11111111-2222-3333-4444-555555555555")
 CAUGHT = caught_hosts("ts1")
@@ -57,7 +58,7 @@ class Running:
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     authority = CertificateAuthority(tmp_path, (*CAUGHT, *SUNK))
-    proxy = AzureProxy(echo, authority, KEYS, CAUGHT)
+    proxy = AzureProxy(echo, authority, KEYS, CAUGHT, LimitedHttp)
     port, direct = await proxy.start()
     yield Running(proxy, port, direct, ssl.create_default_context(cafile=str(authority.certificate_file)))
     await proxy.stop()
@@ -148,7 +149,7 @@ async def test_other_hosts_are_a_tunnel_byte_for_byte(running: Running) -> None:
 
 
 async def test_the_users_own_proxy_stands_behind_this_one(running: Running, tmp_path: Path) -> None:
-    behind = AzureProxy(echo, CertificateAuthority(tmp_path / "b", CAUGHT), KEYS, CAUGHT)
+    behind = AzureProxy(echo, CertificateAuthority(tmp_path / "b", CAUGHT), KEYS, CAUGHT, LimitedHttp)
     port, _ = await behind.start()
     user = Upstream(f"http://tunesmith:{KEYS.proxy_password}@127.0.0.1:{port}", ("localhost",)).user
     async with plain_server() as far:
@@ -210,15 +211,27 @@ async def test_the_same_application_without_a_proxy(running: Running) -> None:
     assert answer.json()["host"] == f"localhost:{running.direct}"
 
 
+async def test_a_head_without_an_end_is_cut_off(running: Running) -> None:
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", running.direct, ssl=running.trust, server_hostname="localhost"
+    )
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * (HEAD_BYTES // 6 + 1))
+    async with asyncio.timeout(30):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert f"larger than {HEAD_BYTES} bytes".encode() in answer
+
+
 async def test_the_ports_are_kept_where_they_are_free(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path, CAUGHT)
-    first = AzureProxy(echo, authority, KEYS, CAUGHT)
+    first = AzureProxy(echo, authority, KEYS, CAUGHT, LimitedHttp)
     ports = await first.start()
-    second = AzureProxy(echo, authority, KEYS, CAUGHT)
+    second = AzureProxy(echo, authority, KEYS, CAUGHT, LimitedHttp)
     others = await second.start(*ports)
     assert set(ports).isdisjoint(others)
     await first.stop()
-    third = AzureProxy(echo, authority, KEYS, CAUGHT)
+    third = AzureProxy(echo, authority, KEYS, CAUGHT, LimitedHttp)
     assert await third.start(*ports) == ports
     await third.stop()
     await second.stop()

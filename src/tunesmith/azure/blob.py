@@ -6,6 +6,7 @@ Bodies are streamed to disk and from it. What is not here (pages, leases, snapsh
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,8 @@ from tunesmith.azure.code_store import is_sealed
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.run_files import run_files
 from tunesmith.errors import DiskFull, NotAuthenticated, TunesmithError
+
+log = logging.getLogger("tunesmith.azure")
 
 METHODS = ["GET", "HEAD", "PUT", "DELETE", "POST"]
 MAX_LIST_BODY = 8 << 20
@@ -68,9 +71,10 @@ class _BlobFace:
         self._context = context
         self._account = StorageAccount(context)
         self._files = BlobFiles(services.paths.azure / "blobs")
-        self._files.sweep()
         # Uploads come in many parts at once; they must not take the threads that everything else needs.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="blobs")
+        self._threads.submit(self._sweep)
+        context.closing.append(lambda: self._threads.shutdown(cancel_futures=True))
         self._places = (
             Places(
                 root,
@@ -82,6 +86,12 @@ class _BlobFace:
             if root is not None
             else None
         )
+
+    def _sweep(self) -> None:
+        try:
+            self._files.sweep()
+        except Exception:
+            log.exception("what is left of old uploads could not be removed; the next start tries again")
 
     async def answer(self, request: Request, rest: str = "") -> Response:
         """Answer one request."""

@@ -28,8 +28,8 @@ _TABLE = _table()
 class Checksums:
     """Follows a body as it arrives, and compares it with what its headers promise."""
 
-    def __init__(self, headers: Mapping[str, str], *, md5_header: str = "content-md5") -> None:
-        self._wanted_md5 = headers.get(md5_header)
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._wanted_md5 = headers.get("content-md5")
         self._wanted_crc = headers.get("x-ms-content-crc64")
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._crc = _ONES

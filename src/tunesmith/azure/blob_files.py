@@ -7,10 +7,12 @@ was written for.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -82,13 +84,17 @@ class BlobFiles:
 
     def peek(self, place: Place) -> Properties | None:
         """A blob's properties, or ``None`` when it is not there."""
+        return self.at(place.path)
+
+    def at(self, path: Path) -> Properties | None:
+        """The properties of the blob that a file is, or ``None`` where there is no file."""
         try:
-            status = place.path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if not place.path.is_file():
-            return None
-        return self._of(place.path, status)
+            status = path.stat()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+        return self._of(path, status) if stat.S_ISREG(status.st_mode) else None
 
     def open(self, place: Place, name: str) -> tuple[IO[bytes], Properties]:
         """The bytes of a blob, and the properties of just these bytes.
@@ -125,8 +131,7 @@ class BlobFiles:
         Raises:
             BlobError: the place cannot be written, or lies below or above another blob.
         """
-        if place.refusal is not None:
-            raise BlobError(403, "AuthorizationPermissionMismatch", place.refusal)
+        _check_writable(place)
         try:
             place.path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -138,11 +143,12 @@ class BlobFiles:
         """Make a whole ``aside`` the blob, if the conditions still hold.
 
         Raises:
-            BlobError: a condition does not hold, or a folder is in the place.
+            BlobError: the place cannot be written any more, a condition does not hold, or a folder is in the place.
         """
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         with self._lock:
+            _check_writable(place)  # the body took its time, and the snapshot may be sealed by now
             check_conditions(conditions, self.peek(place), writing=True)
             if place.path.is_dir():
                 message = "there is a folder of this name with blobs in it, which a file system cannot hold beside it"
@@ -162,9 +168,8 @@ class BlobFiles:
         Raises:
             BlobError: it is not there, is kept by the workspace, or a condition does not hold.
         """
-        if place.refusal is not None:
-            raise BlobError(403, "AuthorizationPermissionMismatch", place.refusal)
         with self._lock:
+            _check_writable(place)
             before = self.properties(place, name)
             check_conditions(conditions, before, writing=True)
             old = before.sidecar
@@ -178,9 +183,8 @@ class BlobFiles:
         Raises:
             BlobError: it is no append blob, or a condition does not hold.
         """
-        if place.refusal is not None:
-            raise BlobError(403, "AuthorizationPermissionMismatch", place.refusal)
         with self._lock:
+            _check_writable(place)
             before = self.properties(place, name)
             check_conditions(conditions, before, writing=True)
             if before.sidecar.kind != "AppendBlob":
@@ -189,6 +193,10 @@ class BlobFiles:
             if wanted is not None and wanted != str(before.size):
                 raise BlobError(412, "AppendPositionConditionNotMet", f"the blob has {before.size} bytes, not {wanted}")
             most = conditions.get("x-ms-blob-condition-maxsize")
+            if most is not None and not (most.isascii() and most.isdigit() and len(most) <= 18):
+                raise BlobError(
+                    400, "InvalidHeaderValue", f"x-ms-blob-condition-maxsize: {most[:40]!r} is no number of bytes"
+                )
             if most is not None and before.size + block.stat().st_size > int(most):
                 raise BlobError(412, "MaxBlobSizeConditionNotMet", f"the blob would have more than {most} bytes")
             if place.path.stat().st_nlink > 1:  # a registered asset shares the file, and must not change with it
@@ -212,9 +220,8 @@ class BlobFiles:
         Raises:
             BlobError: it is not there, is kept by the workspace, or a condition does not hold.
         """
-        if place.refusal is not None:
-            raise BlobError(403, "AuthorizationPermissionMismatch", place.refusal)
         with self._lock:
+            _check_writable(place)
             check_conditions(conditions, self.properties(place, name), writing=True)
             remove(place.path)
             self._sidecar_path(place.path).unlink(missing_ok=True)
@@ -230,8 +237,7 @@ class BlobFiles:
 
     def block_aside(self, place: Place) -> Path:
         """Where a block is written until it is whole."""
-        if place.refusal is not None:
-            raise BlobError(403, "AuthorizationPermissionMismatch", place.refusal)
+        _check_writable(place)
         folder = self._blocks(place.path)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / f".{secrets.token_hex(8)}{ASIDE}"
@@ -271,8 +277,9 @@ class BlobFiles:
         blocks = self._folder / "blocks"
         if blocks.is_dir():
             for folder in blocks.iterdir():
-                if time.time() - folder.stat().st_mtime > BLOCK_LIFETIME_S:
-                    remove(folder)
+                with contextlib.suppress(FileNotFoundError):  # its list came just now
+                    if time.time() - folder.stat().st_mtime > BLOCK_LIFETIME_S:
+                        remove(folder)
         for sidecar in (self._folder / "metadata").glob("*/*.json"):
             body = read_json(sidecar)
             if not isinstance(body, dict) or not Path(str(body.get("path"))).exists():
@@ -296,6 +303,12 @@ class BlobFiles:
             "t": time.time(),
         }
         write_json(self._sidecar_path(path), body, indent=None)
+
+
+def _check_writable(place: Place) -> None:
+    why = place.refusal()
+    if why is not None:
+        raise BlobError(403, "AuthorizationPermissionMismatch", why)
 
 
 def check_conditions(headers: Mapping[str, str], blob: Properties | None, *, writing: bool) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
+from urllib.parse import quote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
@@ -14,6 +16,8 @@ from tunesmith.azure.blob_places import Entry, Places
 
 MOST = 5000
 """Blobs in one part of a list."""
+_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What no text in XML may have, and a carriage return, which does not come through."""
 
 
 def list_blobs(places: Places, files: BlobFiles, container: str, query: Mapping[str, str], base: str) -> str:
@@ -40,7 +44,7 @@ def list_blobs(places: Places, files: BlobFiles, container: str, query: Mapping[
         if len(lines) == most:
             more = True
             break
-        line = _entry(files, places, container, entry, metadata="metadata" in include)
+        line = _entry(files, entry, metadata="metadata" in include)
         if line is not None:
             lines.append(line)
             last = entry.name
@@ -48,7 +52,7 @@ def list_blobs(places: Places, files: BlobFiles, container: str, query: Mapping[
     return (
         '<?xml version="1.0" encoding="utf-8"?>'
         f"<EnumerationResults ServiceEndpoint={quoteattr(base + '/')} ContainerName={quoteattr(container)}>"
-        f"<Prefix>{escape(prefix)}</Prefix><MaxResults>{most}</MaxResults><Delimiter>{escape(delimiter)}</Delimiter>"
+        f"{_named('Prefix', prefix)}<MaxResults>{most}</MaxResults><Delimiter>{escape(delimiter)}</Delimiter>"
         f"<Blobs>{''.join(lines)}</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>"
     )
 
@@ -75,16 +79,26 @@ def read_block_list(body: bytes) -> list[str]:
     return blocks
 
 
-def _entry(files: BlobFiles, places: Places, container: str, entry: Entry, *, metadata: bool) -> str | None:
+def _entry(files: BlobFiles, entry: Entry, *, metadata: bool) -> str | None:
     if entry.path is None:
-        return f"<BlobPrefix><Name>{escape(entry.name)}</Name></BlobPrefix>"
-    found = files.peek(places.place(container, entry.name))
+        return f"<BlobPrefix>{_named('Name', entry.name)}</BlobPrefix>"
+    found = files.at(entry.path)
     if found is None:  # it went while the list was made
         return None
     return (
-        f"<Blob><Name>{escape(entry.name)}</Name><Properties>{_properties(found)}</Properties>"
+        f"<Blob>{_named('Name', entry.name)}<Properties>{_properties(found)}</Properties>"
         f"{_metadata(found) if metadata else ''}</Blob>"
     )
+
+
+def _named(tag: str, text: str) -> str:
+    """A name as an element; in percent signs, as blob storage does it, where XML cannot hold it.
+
+    Files may have names that are no UTF-8. Such a name is shown, and cannot be asked for.
+    """
+    if _NOT_IN_XML.search(text):
+        return f'<{tag} Encoded="true">{quote(text.encode("utf-8", "surrogateescape"))}</{tag}>'
+    return f"<{tag}>{escape(text)}</{tag}>"
 
 
 def _properties(found: Properties) -> str:

@@ -38,8 +38,8 @@ class Place:
     path: Path
     root: Path
     """The container's folder; emptied folders below it are removed."""
-    refusal: str | None = None
-    """Why it cannot be written."""
+    refusal: Callable[[], str | None] = lambda: None
+    """Says why it cannot be written now: a code snapshot is sealed while uploads into it may still go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,11 @@ class Places:
             path = self._run_files(run).get(inner)
             if path is None:
                 raise not_found(name)
-            return Place(path, root, "what a run wrote stays as it is")
+            return Place(path, root, lambda: "what a run wrote stays as it is")
         path = root.joinpath(*name.split("/"))
-        if not path.parent.resolve().is_relative_to(root.resolve()):
+        if not within(path, root):  # the last part may be a link, too
             raise BlobError(400, "InvalidUri", f"{name[:300]!r} leads out of its container")
-        return Place(path, root, self._refusal(container, name))
+        return Place(path, root, lambda: self._refusal(container, name))
 
     def list(self, container: str, prefix: str, *, delimiter: str) -> Iterator[Entry]:
         """Blobs whose name begins with ``prefix``, in the order of their names.
@@ -114,7 +114,7 @@ class Places:
         if any(part in ("", ".", "..") for part in folder.split("/")) and folder:
             return
         top = root.joinpath(*folder.split("/")) if folder else root
-        if top.is_dir() and top.resolve().is_relative_to(root.resolve()):
+        if top.is_dir() and within(top, root):
             yield from _below(top, f"{folder}/" if folder else "", rest, deep=not delimiter)
 
     def _folder(self, container: str) -> Path:
@@ -134,6 +134,14 @@ class Places:
         if container != MLFLOW and first in KEPT:
             return f"{first}/ holds what the workspace keeps itself; write to another folder"
         return None
+
+
+def within(path: Path, root: Path) -> bool:
+    """Whether ``path`` lies below ``root`` once every link is followed."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except RuntimeError:  # a link that leads to itself
+        return False
 
 
 def _check_name(name: str) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 from tunesmith.azure.blob_errors import BlobError
+from tunesmith.storage.secrets import Secrets
 
 VERSION = "2023-11-03"
 """Of the signed text; later versions of the service sign the same."""
@@ -38,11 +39,6 @@ class SasKey:
     def __init__(self, account: str, key: bytes) -> None:
         self.account = account
         self._key = key
-
-    @property
-    def account_key(self) -> str:
-        """The account's key, as Azure shows it: base64."""
-        return base64.b64encode(self._key).decode()
 
     def container_token(
         self, container: str, *, permissions: str = ALL, lifetime: timedelta = timedelta(hours=1)
@@ -77,7 +73,7 @@ class SasKey:
         if scope not in ("b", "c"):
             raise _failed(f"the token is for {scope!r}; tokens for a blob (b) or a container (c) are known")
         resource = f"/blob/{self.account}/{container}" + (f"/{blob}" if scope == "b" else "")
-        if not hmac.compare_digest(self._sign(query, resource), query.get("sig", "")):
+        if not Secrets.compare(query.get("sig", ""), self._sign(query, resource)):
             raise _failed("the signature is wrong")
         now = datetime.now(UTC)
         if not query.get("se"):
@@ -93,7 +89,9 @@ class SasKey:
     def _sign(self, query: Mapping[str, str], resource: str) -> str:
         parts = [query.get("sp", ""), query.get("st", ""), query.get("se", ""), resource, query.get("si", "")]
         parts += [query.get(name, "") for name in _SIGNED]
-        return base64.b64encode(hmac.new(self._key, "\n".join(parts).encode(), hashlib.sha256).digest()).decode()
+        return base64.b64encode(
+            hmac.new(self._key, "\n".join(parts).encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+        ).decode()
 
 
 def _failed(why: str) -> BlobError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,3 +24,5 @@ class AzureContext:
     """Signs and checks tokens; derives every other secret of this face."""
     operations: Operations = field(default_factory=Operations)
     """What a client polls while something goes on."""
+    closing: list[Callable[[], None]] = field(default_factory=list)
+    """What is called, in a thread, once nothing is answered any more."""

@@ -31,13 +31,19 @@ class AzureFace:
 
     Kernels and shells keep the addresses in their environment, so a server that starts over a workspace whose face was
     in use opens it at once.
+
+    Args:
+        services: the workspace's.
+        gateway: answers what endpoints are asked.
+        http: the server's protocol of HTTP/1.1, with its limits for heads and bodies.
     """
 
-    def __init__(self, services: Services, gateway: Gateway) -> None:
+    def __init__(self, services: Services, gateway: Gateway, http: type[asyncio.Protocol]) -> None:
         self._services = services
         self._keys = AzureKeys(services.secrets.token, services.id)
         self._caught = caught_hosts(account_name(services.id))
-        self._gateway = gateway
+        self._context = AzureContext(services, gateway, self._keys)
+        self._http = http
         self._starting = asyncio.Lock()
         self._proxy: AzureProxy | None = None
         self._ports = (0, 0)
@@ -80,11 +86,12 @@ class AzureFace:
         """Close what is open."""
         if self._proxy is not None:
             await self._proxy.stop()
+        for close in self._context.closing:
+            await asyncio.to_thread(close)
 
     async def _start(self) -> AzureProxy:
         authority = await asyncio.to_thread(CertificateAuthority, self.folder, (*self._caught, *SUNK))
-        context = AzureContext(self._services, self._gateway, self._keys)
-        proxy = AzureProxy(create_azure_app(context), authority, self._keys, self._caught)
+        proxy = AzureProxy(create_azure_app(self._context), authority, self._keys, self._caught, self._http)
         wanted = (0, 0)
         with suppress(OSError, ValueError, TypeError):
             first, second = json.loads(self._ports_file.read_text("ascii"))

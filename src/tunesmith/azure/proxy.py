@@ -74,11 +74,19 @@ class AzureProxy:
     Args:
         app: the Azure application.
         authority: signs for Azure's hosts.
-        caught: those hosts.
         keys: what the two secrets are.
+        caught: those hosts.
+        http: the protocol of HTTP/1.1 behind the TLS; anybody on this machine reaches it, so it needs limits.
     """
 
-    def __init__(self, app: ASGIApp, authority: CertificateAuthority, keys: AzureKeys, caught: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        authority: CertificateAuthority,
+        keys: AzureKeys,
+        caught: tuple[str, ...],
+        http: type[asyncio.Protocol],
+    ) -> None:
         self.authority = authority
         self.front = Front(app)
         self.connections: Counter[str] = Counter()
@@ -87,6 +95,7 @@ class AzureProxy:
         self._caught = caught
         self._config = uvicorn.Config(
             self.front,
+            http=http,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tunesmith.azure.blob_places import within
 from tunesmith.azure.execution_log import execution_log
 from tunesmith.azure.runs import Run, find_run
 from tunesmith.errors import NotFound
@@ -23,7 +24,7 @@ LOOSE = ("outputs", "logs")
 
 
 def run_files(services: Services, run: str) -> dict[str, Path]:
-    """The files of a run by name; empty when there is no such run."""
+    """The files of a run by name, without links that lead out of its folders; empty when there is no such run."""
     try:
         found = find_run(services, run)
     except NotFound:
@@ -57,6 +58,8 @@ def _loose(services: Services, run: Run) -> Iterator[tuple[str, Path]]:
                 for parent, _, files in os.walk(root / name):
                     for file in sorted(files):
                         path = Path(parent, file)
+                        if not within(path, root):  # a link to a file that is not the run's
+                            continue
                         relative = path.relative_to(root).as_posix()
                         yield (relative if len(steps) == 1 else f"{step.name.rsplit('/', 1)[-1]}/{relative}"), path
 

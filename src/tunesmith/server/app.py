@@ -32,6 +32,7 @@ from tunesmith.server.auth import Guard, HostRule, Sessions
 from tunesmith.server.background import Background
 from tunesmith.server.context import RequestContext
 from tunesmith.server.errors import Unexpected, add_error_handlers, known_query
+from tunesmith.server.http_protocol import LimitedHttp
 from tunesmith.server.lifecycle import Lifecycle
 from tunesmith.server.openapi import add_openapi
 
@@ -51,7 +52,7 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with mlflow_proxy.new_session() as session, Background(services, lifecycle, gateway, controller):
             app.state.proxy_session = session
-            app.state.azure = AzureFace(services, gateway)
+            app.state.azure = AzureFace(services, gateway, LimitedHttp)
             await app.state.azure.resume()
             yield
             await app.state.azure.stop()
