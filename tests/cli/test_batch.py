@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +16,9 @@ import pytest
 
 from tests.cli.conftest import Served
 from tests.support.house import until
-from tunesmith.cli.batch_rows import look_over
-from tunesmith.cli.batch_run import earlier, run_batch, state_file
+from tunesmith.cli.batch_askers import end_group
+from tunesmith.cli.batch_rows import look_over, read_rows
+from tunesmith.cli.batch_run import Progress, earlier, run_batch, state_file
 from tunesmith.errors import Conflict, InvalidData, NotAuthenticated, TooManyRequests, TunesmithError, UnsupportedField
 
 Write = Callable[[str, list[str]], Path]
@@ -70,6 +73,11 @@ def test_messages_rows_are_answered_in_order_and_faults_are_told(served: Served,
     assert (summary["kept"], summary["answered"], summary["failed"]) == (6, 0, 3)
     assert [line["line"] for line in lines_of(out)] == [line["line"] for line in found]
     assert lines_of(out)[:6] == found[:6]
+    # The same command asks nothing, and what failed has still failed.
+    same = served.run("batch", "chat", *arguments, "--json")
+    assert same.returncode == 1
+    assert "6 answered before, 3 failed before" in same.stderr
+    assert json.loads(same.stdout)["errors"] == {"InvalidData": 2, "UnsupportedField": 1}
     other = served.run("batch", "chat", *arguments, "--seed", "3")
     assert other.returncode == 2
     assert "another parameters" in " ".join(other.stderr.split())
@@ -207,8 +215,102 @@ def test_a_busy_endpoint_is_asked_again_and_a_closed_one_stops_the_run(write: Wr
     with pytest.raises(Conflict, match="another target"):
         earlier(out, {"target": "u"}, retry_errors=False, overwrite=False)
     kept = earlier(out, run, retry_errors=True, overwrite=False)
-    assert kept == {"line 1"}
+    assert (kept.answered, kept.failed) == ({"line 1"}, {})
     again = Asker({})
     progress = run_batch(again, source, overview, out, defaults={}, kept=kept, concurrency=1, watch=lambda _: None)
-    assert (again.asked, progress.kept, progress.done, progress.failed) == (["b", "c", "d"], 1, 3, 0)
+    assert (again.asked, progress.kept, progress.answered, progress.failed) == (["b", "c", "d"], 1, 3, 0)
     assert [line["messages"][1]["content"] for line in lines_of(out)] == ["A", "B", "C", "D"]
+
+
+def test_lines_that_failed_earlier_are_failures_of_the_same_command_again(write: Write, tmp_path: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "c"}]}
+    request = json.dumps({"custom_id": "third", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    source = write("in.jsonl", [row("a"), row("b"), request])
+    overview, out = look_over(source), tmp_path / "out.jsonl"
+
+    def go(asker: Asker, *, retry_errors: bool = False) -> Progress:
+        kept = earlier(out, {"target": "t"}, retry_errors=retry_errors, overwrite=False)
+        return run_batch(asker, source, overview, out, defaults={}, kept=kept, concurrency=1, watch=lambda _: None)
+
+    first = go(Asker({"b": [UnsupportedField("no")], "c": [InvalidData("nor this", target="x")]}))
+    assert (first.kept, first.answered, first.failed) == (0, 1, 2)
+    second = go(asker := Asker({}))
+    assert asker.asked == []
+    assert (second.kept, second.answered, second.failed, second.done) == (1, 0, 2, 3)
+    assert second.errors == {"UnsupportedField": 1, "InvalidData": 1}
+    assert second.examples == first.examples == {"UnsupportedField": "line 2: no", "InvalidData": "line 3: x: nor this"}
+    assert state_file(out).exists()
+    third = go(asker := Asker({}), retry_errors=True)
+    assert asker.asked == ["b", "c"]
+    assert (third.kept, third.answered, third.failed) == (1, 2, 0)
+    assert not state_file(out).exists()
+
+
+def test_every_row_keeps_its_line_whatever_its_custom_id(write: Write, tmp_path: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    nameless = json.dumps({"method": "POST", "url": "/v1/chat/completions", "body": body})
+    source = write("in.jsonl", [nameless, row("a", custom_id=""), nameless, row("b", custom_id=7), row("c")])
+    out = tmp_path / "out.jsonl"
+    kept = earlier(out, {}, retry_errors=False, overwrite=False)
+    progress = run_batch(
+        Asker({}), source, look_over(source), out, defaults={}, kept=kept, concurrency=3, watch=lambda _: None
+    )
+    assert (progress.answered, progress.failed) == (2, 3)
+    assert [line["line"] for line in lines_of(out)] == [1, 2, 3, 4, 5]
+    assert [line.get("custom_id") for line in lines_of(out)] == [None, "", None, None, None]
+    again = earlier(out, {}, retry_errors=False, overwrite=False)
+    assert (again.answered, set(again.failed)) == ({"", "line 5"}, {"line 1", "line 3", "line 4"})
+
+
+def test_an_answer_to_no_row_is_told_and_not_removed(write: Write, tmp_path: Path) -> None:
+    source, out = write("in.jsonl", [row("a")]), tmp_path / "out.jsonl"
+    earlier(out, {}, retry_errors=False, overwrite=False)
+    out.write_text(json.dumps({"line": 9, "messages": []}) + "\n", encoding="utf-8")
+    kept = earlier(out, {}, retry_errors=False, overwrite=False)
+    with pytest.raises(InvalidData, match=r"1 lines answer no line of .*in\.jsonl, first 'line 9'"):
+        run_batch(
+            Asker({}), source, look_over(source), out, defaults={}, kept=kept, concurrency=1, watch=lambda _: None
+        )
+    assert [line["line"] for line in lines_of(out)] == [9, 1]
+
+
+def test_streams_are_refused_in_both_shapes(write: Write) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    body = {"messages": messages, "stream": True}
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    source = write("in.jsonl", [row("x", stream=True), json.dumps(request), row("x", stream=False)])
+    faults = [found.fault for found in read_rows(source, {})]
+    assert [fault and (fault.code, fault.target) for fault in faults] == [
+        ("UnsupportedField", f"{source}:1#stream"),
+        ("UnsupportedField", f"{source}:2#body.stream"),
+        None,
+    ]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_line_with_a_limit_by_either_name_gets_no_other(write: Write, name: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], name: 3}
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    source = write("in.jsonl", [row("x", **{name: 3}), json.dumps(request), row("x")])
+    found = [dict(each.body) for each in read_rows(source, {"max_tokens": 9, "seed": 1})]
+    for each in found:
+        del each["messages"]
+    assert found == [{name: 3, "seed": 1}, {name: 3, "seed": 1}, {"max_tokens": 9, "seed": 1}]
+
+
+@pytest.mark.parametrize("ends", ["never", "at once"])
+def test_what_an_engine_left_below_it_ends_with_its_group(ends: str) -> None:
+    below = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True);"
+    script = below + (" import time; time.sleep(600)" if ends == "never" else "")
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    server = psutil.Process(int(process.stdout.readline()))
+    if ends == "at once":
+        process.wait(60)
+    assert server.is_running()
+    end_group(process, 0.1)
+    process.stdout.close()
+    until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, "the server below to end")
+    assert process.returncode == (-signal.SIGKILL if ends == "never" else 0)

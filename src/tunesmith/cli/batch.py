@@ -70,7 +70,11 @@ def batch(
         run |= {"engine": engine, "precision": precision}
     try:
         kept = earlier(out, run, retry_errors=retry_errors, overwrite=overwrite)
-        say(f"{overview.rows:,} lines for {asker.about}" + (f", {len(kept):,} answered before" if kept else ""))
+        say(
+            f"{overview.rows:,} lines for {asker.about}"
+            + (f", {len(kept.answered):,} answered before" if kept.answered else "")
+            + (f", {len(kept.failed):,} failed before" if kept.failed else "")
+        )
         if overview.expected:
             say(f"{overview.expected:,} conversations end with the assistant: that turn is kept as `expected`")
         with _watching(overview.rows) as watch:
@@ -133,7 +137,7 @@ def _watching(rows: int) -> Iterator[Callable[[Progress], None]]:
             bar = bars.add_task("", total=rows)
 
             def show(progress: Progress) -> None:
-                bars.update(bar, completed=progress.kept + progress.done, description=_speed(progress))
+                bars.update(bar, completed=progress.done, description=_speed(progress))
 
             yield show
         return
@@ -143,8 +147,7 @@ def _watching(rows: int) -> Iterator[Callable[[Progress], None]]:
         nonlocal last
         if time.monotonic() - last >= LINE_EVERY_S:
             last = time.monotonic()
-            done = progress.kept + progress.done
-            print(f"{done:,} of {progress.rows:,} lines, {_speed(progress)}", file=sys.stderr, flush=True)
+            print(f"{progress.done:,} of {progress.rows:,} lines, {_speed(progress)}", file=sys.stderr, flush=True)
 
     yield tell
 
@@ -159,7 +162,7 @@ def _report(progress: Progress, out: Path) -> None:
         summary: dict[str, Any] = {
             "rows": progress.rows,
             "kept": progress.kept,
-            "answered": progress.done - progress.failed,
+            "answered": progress.answered,
             "failed": progress.failed,
             "errors": dict(progress.errors),
             "completion_tokens": progress.tokens,
@@ -168,10 +171,7 @@ def _report(progress: Progress, out: Path) -> None:
         }
         emit(summary)
         return
-    say(
-        f"{progress.done - progress.failed:,} lines answered in {progress.seconds:,.1f} s "
-        f"({_speed(progress)}), in {out}"
-    )
+    say(f"{progress.answered:,} lines answered in {progress.seconds:,.1f} s ({_speed(progress)}), in {out}")
     for code, count in progress.errors.most_common():
         say(f"  {count:,} failed with {code}, first {progress.examples[code]}")
     if progress.failed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,10 @@ from tunesmith.errors import Failure, NotFound, UnsupportedField, error_from_dic
 if TYPE_CHECKING:
     from tunesmith.client import Workspace
     from tunesmith.generate.types import GenerateRequest, GenerateResult
+
+
+GRACE_S = 10.0
+"""How long the process of a model may take to end by itself."""
 
 
 class Asker(Protocol):
@@ -76,7 +82,7 @@ class ModelAsker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C is for the batch, which ends it in good order
+            start_new_session=True,  # Ctrl-C is for the batch, which ends it in good order; see end_group
         )
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[GenerateResult]] = {}
@@ -115,7 +121,6 @@ class ModelAsker:
 
     def ask(self, url: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """See ``Asker``. The body is checked as an endpoint checks it."""
-        from tunesmith.generate.events import Usage
         from tunesmith.openai.answers import ChatShape, CompletionShape
         from tunesmith.openai.bodies import ChatCompletionBody, CompletionBody, parse_body
 
@@ -123,18 +128,8 @@ class ModelAsker:
             text_body = parse_body(CompletionBody, dict(body))
             self._check_model(text_body.model)
             futures = [self._begin(request) for request in text_body.to_requests()]
-            prompts = [text_body.prompt] if isinstance(text_body.prompt, str) else text_body.prompt
             results = [future.result() for future in futures]
-            texts = [
-                ((prompt if text_body.echo else "") + choice.text, choice.finish_reason)
-                for prompt, result in zip(prompts, results, strict=True)
-                for choice in result.choices
-            ]
-            usage = Usage(
-                sum(result.usage.prompt_tokens for result in results),
-                sum(result.usage.completion_tokens for result in results),
-            )
-            return CompletionShape(self._name).whole(texts, usage)
+            return CompletionShape(self._name).whole(text_body.echoes, results)
         chat = parse_body(ChatCompletionBody, dict(body))
         self._check_model(chat.model)
         result = self._begin(chat.to_request()).result()
@@ -148,11 +143,9 @@ class ModelAsker:
         with contextlib.suppress(OSError):  # it is gone already
             self._process.stdin.close()
         try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+            end_group(self._process, GRACE_S)
+        finally:
+            self._log.close()
 
     def _check_model(self, model: str | None) -> None:
         if model is not None and model != self._name:
@@ -215,6 +208,20 @@ class ModelAsker:
             f"the process of the model ended{f' with status {status}' if status is not None else ''}{last}",
             way_out="run the same command again: the lines that are answered are kept",
         )
+
+
+def end_group(process: subprocess.Popen[Any], grace_s: float) -> None:
+    """Wait up to ``grace_s`` seconds for a process that was told to end, then kill all that is left of its group.
+
+    It must lead a session of its own. An engine may have a server below it, which outlives a process that crashed.
+    """
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    finally:  # a second Ctrl-C too
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class EngineGone(Failure):

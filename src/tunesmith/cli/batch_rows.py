@@ -3,7 +3,7 @@
     messages   {"messages": […], "custom_id"?, "max_tokens"?, …}
                → {"line", "custom_id"?, "messages": […, answer], "finish_reason", "usage", "expected"?} or with "error"
     OpenAI's   {"custom_id", "method": "POST", "url": "/v1/chat/completions", "body": {…}}
-               → {"id", "custom_id", "response": {"status_code", "request_id", "body"} or null,
+               → {"id", "line", "custom_id", "response": {"status_code", "request_id", "body"} or null,
                   "error": {"code", "message"} or null}
 
 A conversation that ends with the assistant is answered anew: its last turn is left out of the question and kept as
@@ -20,10 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import InvalidData, NotFound, TunesmithError, UnsupportedField, ValidationFailed
+from tunesmith.errors import (
+    InvalidData,
+    NotFound,
+    TunesmithError,
+    UnsupportedField,
+    ValidationFailed,
+    error_from_dict,
+)
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 _ENVELOPE = ("custom_id", "method", "url", "body")
+_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +108,13 @@ def _row(line: bytes, number: int, place: str, defaults: Mapping[str, Any]) -> R
         return _openai_row(value, Row(number, key, custom_id, openai=True), place, defaults)
     messages = value.get("messages")
     if not isinstance(messages, list) or not all(isinstance(item, dict) for item in messages):
-        fault = InvalidData("needs messages, a list of objects", target=f"{place}#messages")
+        lacking = InvalidData("needs messages, a list of objects", target=f"{place}#messages")
+        return Row(number, key, custom_id, fault=lacking)
+    given = {name: item for name, item in value.items() if name != "custom_id"}
+    fault = _stream_fault(given, f"{place}#stream")
+    if fault is not None:
         return Row(number, key, custom_id, fault=fault)
-    body = {**defaults, **{name: item for name, item in value.items() if name != "custom_id"}}
+    body = _with_defaults(given, defaults)
     expected = None
     if len(messages) > 1 and messages[-1].get("role") == "assistant":
         *body["messages"], expected = messages
@@ -123,13 +135,25 @@ def _openai_row(value: dict[str, Any], row: Row, place: str, defaults: Mapping[s
         fault = UnsupportedField(f"must be {CHAT} or {COMPLETIONS}, not {url!r}", target=f"{place}#url")
     elif not isinstance(body, dict):
         fault = InvalidData("must be an object", target=f"{place}#body")
-    elif body.get("stream"):
-        fault = UnsupportedField("a batch does not stream", target=f"{place}#body.stream", way_out="leave it out")
+    else:
+        fault = _stream_fault(body, f"{place}#body.stream")
     if fault is not None:
         return Row(row.number, row.key, row.custom_id, openai=True, fault=fault)
     assert isinstance(body, dict)
     assert isinstance(url, str)
-    return Row(row.number, row.key, row.custom_id, openai=True, url=url, body={**defaults, **body})
+    return Row(row.number, row.key, row.custom_id, openai=True, url=url, body=_with_defaults(body, defaults))
+
+
+def _stream_fault(body: Mapping[str, Any], target: str) -> TunesmithError | None:
+    if not body.get("stream"):
+        return None
+    return UnsupportedField("a batch does not stream", target=target, way_out="leave it out")
+
+
+def _with_defaults(body: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """``body`` over ``defaults``. A body with a limit of its own, by either name, gets no second one."""
+    limited = any(name in body for name in _LIMITS)
+    return {**{name: item for name, item in defaults.items() if not (limited and name in _LIMITS)}, **body}
 
 
 def answered(row: Row, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +161,7 @@ def answered(row: Row, answer: Mapping[str, Any]) -> dict[str, Any]:
     if row.openai:
         return {
             "id": f"batch_req_{uuid.uuid4().hex}",
+            "line": row.number,
             "custom_id": row.custom_id,
             "response": {"status_code": 200, "request_id": answer.get("id"), "body": answer},
             "error": None,
@@ -159,19 +184,28 @@ def failed(row: Row, error: TunesmithError) -> dict[str, Any]:
         response = {"status_code": error.status, "request_id": request_id, "body": error.to_dict()}
     return {
         "id": f"batch_req_{uuid.uuid4().hex}",
+        "line": row.number,
         "custom_id": row.custom_id,
         "response": response,
         "error": {"code": error.code, "message": str(error)},
     }
 
 
-def key_of(line: Mapping[str, Any]) -> tuple[str, bool]:
-    """Of a line of the output: the key of its row, and whether it was answered. Raises ``ValidationFailed``."""
-    if "response" in line and "custom_id" in line:
-        return str(line["custom_id"]), line.get("error") is None
-    if "line" in line:
-        return str(line.get("custom_id") or f"line {line['line']}"), "error" not in line
-    raise ValidationFailed("is no line of a batch's output")
+def key_of(line: Any) -> str:
+    """Of a line of the output: the key of its row. Raises ``ValidationFailed``."""
+    if not isinstance(line, dict) or (line.get("custom_id") is None and "line" not in line):
+        raise ValidationFailed("is no line of a batch's output")
+    custom_id = line.get("custom_id")
+    return f"line {line['line']}" if custom_id is None else str(custom_id)
+
+
+def error_of(line: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Of a line of the output: the code of its error and what it says, or None where it was answered."""
+    if line.get("error") is None:
+        return None
+    error = error_from_dict({"error": line["error"]})
+    words = str(error)
+    return error.code, f"line {line['line']}: {words}" if "line" in line else words
 
 
 def _head(row: Row) -> dict[str, Any]:

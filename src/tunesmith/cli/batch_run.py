@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.cli.batch_askers import Asker, EngineGone
-from tunesmith.cli.batch_rows import Overview, Row, answered, failed, key_of, read_rows
+from tunesmith.cli.batch_rows import Overview, Row, answered, error_of, failed, key_of, read_rows
 from tunesmith.errors import (
     Conflict,
     Failure,
@@ -45,19 +45,21 @@ class Progress:
     rows: int
     kept: int = 0
     """Lines that an earlier run had answered."""
-    done: int = 0
     failed: int = 0
+    """Lines whose error is in the output, those that an earlier run left included."""
+    answered: int = 0
+    """By this run."""
     tokens: int = 0
     began: float = field(default_factory=time.monotonic)
     errors: Counter[str] = field(default_factory=Counter)
-    """By code."""
+    """Those of ``failed`` by code."""
     examples: dict[str, str] = field(default_factory=dict)
     """The first error of each code, with its line."""
 
     @property
-    def left(self) -> int:
-        """Lines to come."""
-        return self.rows - self.kept - self.done
+    def done(self) -> int:
+        """Lines in the output."""
+        return self.kept + self.answered + self.failed
 
     @property
     def seconds(self) -> float:
@@ -65,13 +67,23 @@ class Progress:
         return time.monotonic() - self.began
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What earlier runs left in the output and is not asked again."""
+
+    answered: set[str] = field(default_factory=set)
+    """Keys of rows."""
+    failed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By the key of the row: the error's code, and what it says with its line."""
+
+
 def state_file(out: Path) -> Path:
     """Where what run ``out`` belongs to is written."""
     return out.with_name(out.name + ".batch.json")
 
 
-def earlier(out: Path, run: Mapping[str, Any], *, retry_errors: bool, overwrite: bool) -> set[str]:
-    """The keys of the lines that need no asking; the output is made ready to be written on.
+def earlier(out: Path, run: Mapping[str, Any], *, retry_errors: bool, overwrite: bool) -> Earlier:
+    """The lines that need no asking; the output is made ready to be written on.
 
     Raises ``Conflict`` when the output belongs to another run.
     """
@@ -83,7 +95,7 @@ def earlier(out: Path, run: Mapping[str, Any], *, retry_errors: bool, overwrite:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(state, run)
         out.touch()
-        return set()
+        return Earlier()
     known = json.loads(state.read_text(encoding="utf-8")) if state.exists() else None
     if known != run:
         differ = [name for name in run if known is not None and known.get(name) != run[name]]
@@ -93,19 +105,26 @@ def earlier(out: Path, run: Mapping[str, Any], *, retry_errors: bool, overwrite:
             target=str(out),
             way_out="give another --out, or --overwrite to begin anew",
         )
+    found = Earlier()
     kept: dict[str, bytes] = {}
     lines = out.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         if not line.endswith(b"\n"):
             break  # the line that a kill tore
         try:
-            key, good = key_of(json.loads(line))
-        except (ValueError, TunesmithError) as error:
-            raise InvalidData(f"is no line of a batch's output: {error}", target=f"{out}:{number}") from None
-        if good or not retry_errors:
-            kept[key] = line
+            value = json.loads(line)
+            key, error = key_of(value), error_of(value)
+        except (ValueError, TunesmithError) as fault:
+            raise InvalidData(f"is no line of a batch's output: {fault}", target=f"{out}:{number}") from None
+        if error is not None and retry_errors:
+            continue
+        kept[key] = line
+        if error is None:
+            found.answered.add(key)
+        else:
+            found.failed[key] = error
     _replace(out, kept.values())
-    return set(kept)
+    return found
 
 
 def run_batch(
@@ -115,16 +134,21 @@ def run_batch(
     out: Path,
     *,
     defaults: Mapping[str, Any],
-    kept: set[str],
+    kept: Earlier,
     concurrency: int,
     watch: Callable[[Progress], None],
 ) -> Progress:
     """Ask every line that is not in ``kept``. ``watch`` is called about ten times a second.
 
+    What the run belongs to is forgotten only when every line is answered, so that what failed can be asked again.
+
     Raises what stops the whole run; the answers so far are in ``out``.
     """
-    progress = Progress(overview.rows, kept=len(kept))
-    rows = (row for row in read_rows(source, defaults) if row.key not in kept)
+    progress = Progress(overview.rows, kept=len(kept.answered))
+    for code, words in kept.failed.values():
+        _count_error(progress, code, words)
+    known = kept.answered | kept.failed.keys()
+    rows = (row for row in read_rows(source, defaults) if row.key not in known)
     workers = _Workers(asker, rows, concurrency)
     try:
         with out.open("a", encoding="utf-8") as file:
@@ -237,24 +261,38 @@ class _Workers:
 
 def _count(progress: Progress, outcome: Outcome) -> None:
     row, error = outcome.row, outcome.error
-    progress.done += 1
     if error is not None:
-        progress.failed += 1
-        progress.errors[error.code] += 1
         # A row's own fault names its place already.
-        progress.examples.setdefault(error.code, f"line {row.number}: {error}" if row.fault is None else str(error))
+        _count_error(progress, error.code, f"line {row.number}: {error}" if row.fault is None else str(error))
         return
+    progress.answered += 1
     answer = outcome.line["response"]["body"] if row.openai else outcome.line
     progress.tokens += int(answer["usage"]["completion_tokens"])
 
 
+def _count_error(progress: Progress, code: str, words: str) -> None:
+    progress.failed += 1
+    progress.errors[code] += 1
+    progress.examples.setdefault(code, words)
+
+
 def _in_order(out: Path, source: Path) -> None:
-    """Sort the lines of ``out`` as those of ``source``."""
-    lines = {}
+    """Sort the lines of ``out`` as those of ``source``. Raises ``InvalidData`` where one has no row or comes twice."""
+    lines: dict[str, bytes] = {}
     with out.open("rb") as file:
-        for line in file:
-            lines[key_of(json.loads(line))[0]] = line
-    _replace(out, (lines[row.key] for row in read_rows(source, {}) if row.key in lines))
+        for number, line in enumerate(file, start=1):
+            key = key_of(json.loads(line))
+            if key in lines:
+                raise InvalidData(f"the answer of {key!r} is there twice", target=f"{out}:{number}")
+            lines[key] = line
+    ordered = [lines.pop(row.key) for row in read_rows(source, {}) if row.key in lines]
+    if lines:
+        raise InvalidData(
+            f"{len(lines):,} lines answer no line of {source}, first {next(iter(lines))!r}",
+            target=str(out),
+            way_out="nothing was removed; if the input was changed meanwhile, begin anew with --overwrite",
+        )
+    _replace(out, ordered)
 
 
 def _replace(out: Path, lines: Any) -> None:

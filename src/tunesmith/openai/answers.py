@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from tunesmith.generate.events import Choice, GenerateEvent, TokenLogprob, ToolCallPiece, Usage
+from tunesmith.generate.events import Choice, GenerateEvent, GenerateResult, TokenLogprob, ToolCallPiece, Usage
 
 Body = dict[str, Any]
 
@@ -75,8 +75,17 @@ class CompletionShape:
             "model": model,
         }
 
-    def whole(self, texts: Sequence[tuple[str, str]], usage: Usage) -> Body:
-        """The ``text_completion`` object; ``texts`` are (text, finish reason)."""
+    def whole(self, echoes: Sequence[str], results: Sequence[GenerateResult]) -> Body:
+        """The ``text_completion`` object: the choices of every result behind its echo, numbered through; their sums."""
+        texts = [
+            (echo + choice.text, choice.finish_reason)
+            for echo, result in zip(echoes, results, strict=True)
+            for choice in result.choices
+        ]
+        usage = Usage(
+            sum(result.usage.prompt_tokens for result in results),
+            sum(result.usage.completion_tokens for result in results),
+        )
         return {
             **self._base,
             "choices": [_text_choice(index, text, reason) for index, (text, reason) in enumerate(texts)],

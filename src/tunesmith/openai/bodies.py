@@ -303,6 +303,16 @@ class CompletionBody(Sampling):
     best_of: StrictInt | None = None
     logprobs: StrictInt | None = None
 
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts as a list."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def echoes(self) -> list[str]:
+        """For each prompt, what stands before its answers."""
+        return [prompt if self.echo else "" for prompt in self.prompts]
+
     def to_requests(self) -> list[GenerateRequest]:
         """One request for each prompt. Raises ``ValidationFailed`` or ``UnsupportedField``."""
         if self.suffix:
@@ -311,7 +321,7 @@ class CompletionBody(Sampling):
             raise UnsupportedField("answers are not ranked", target="best_of", way_out="leave it out; n is honoured")
         if self.logprobs is not None:
             raise UnsupportedField("only chat completions have them", target="logprobs", way_out="use chat completions")
-        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        prompts = self.prompts
         if not prompts:
             raise _fault("there must be at least one prompt", "prompt")
         given = self.sampling()

@@ -82,8 +82,6 @@ class _OpenAIRoutes:
     async def completions(self, request: Request, endpoint: str) -> Response:
         body = parse_body(CompletionBody, await self._face.body(request))
         requests = body.to_requests()
-        prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        echoes = prompts if body.echo else [""] * len(prompts)
         if requests[0].stream:
             generation = await self._begin(request, endpoint, requests[0], body.model)
             shape = CompletionShape(generation.model_name)
@@ -97,17 +95,8 @@ class _OpenAIRoutes:
             ),
         )
         results = [await generation.result() for generation in generations]
-        texts = [
-            (echo + choice.text, choice.finish_reason)
-            for echo, result in zip(echoes, results, strict=True)
-            for choice in result.choices
-        ]
-        usage = Usage(
-            sum(result.usage.prompt_tokens for result in results),
-            sum(result.usage.completion_tokens for result in results),
-        )
         first = generations[0]
-        return json_response(CompletionShape(first.model_name).whole(texts, usage), answer_headers(first))
+        return json_response(CompletionShape(first.model_name).whole(body.echoes, results), answer_headers(first))
 
     async def models(self, request: Request, endpoint: str) -> Response:
         route = self._gateway.route(endpoint)
