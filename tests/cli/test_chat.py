@@ -108,37 +108,53 @@ class Terminal:
         os.close(self._end)
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(served: Served) -> None:
+def test_ctrl_c_stops_the_answer_and_not_the_program(served: Served, tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {served.ws.endpoints.keys('chat').primary_key}"}
     terminal = Terminal(served.command("chat", "chat", "--max-tokens", "5", "--temperature", "0"))
-    try:
-        terminal.wait_for("\n> ")
-        terminal.type("/help\n")
-        terminal.wait_for("/retry")
-        terminal.wait_for("\n> ")
-        # Between the prompt and the first wait for a key, readline keeps an interrupt until the next key.
-        terminal.wait_for("/quit or Ctrl-D leaves", pressing="\x03")
-        terminal.wait_for("\n> ")
+
+    def ask_and_stop(text: str) -> None:
         served.instance.suspend()  # so that the answer is under way for as long as the test wants
         try:
-            terminal.type("Hello\n")
             with served.server.http as http:
 
-                def in_flight() -> bool:
-                    text = http.get("/endpoints/chat/metrics", headers=headers).text
-                    return re.search(r"^tunesmith_in_flight\S* 1(\.0)?$", text, re.MULTILINE) is not None
+                def in_flight(count: int) -> bool:
+                    page = http.get("/endpoints/chat/metrics", headers=headers).text
+                    return re.search(rf"^tunesmith_in_flight\S* {count}(\.0)?$", page, re.MULTILINE) is not None
 
-                until(in_flight, "the request to be in flight")
+                until(lambda: in_flight(0), "earlier requests to be over")
+                terminal.type(text + "\n")
+                until(lambda: in_flight(1), "the request to be in flight")
             terminal.type("\x03")
             terminal.wait_for("(stopped)")
         finally:
             served.instance.resume()
         terminal.wait_for("\n> ")
-        terminal.type("/retry\n")
-        terminal.wait_for("tokens/s")
+
+    def type_until(text: str, shown: str) -> None:
+        terminal.type(text + "\n")
+        terminal.wait_for(shown)
         terminal.wait_for("\n> ")
+
+    saved = tmp_path / "talk.jsonl"
+    try:
+        terminal.wait_for("\n> ")
+        type_until("/help", "/retry")
+        # Between the prompt and the first wait for a key, readline keeps an interrupt until the next key.
+        terminal.wait_for("/quit or Ctrl-D leaves", pressing="\x03")
+        terminal.wait_for("\n> ")
+        ask_and_stop("Hello")
+        type_until(f"/save {saved}", "there is nothing to save yet")
+        type_until("/retry", "tokens/s")
+        ask_and_stop("never answered")
+        type_until("Bird.", "tokens/s")
+        type_until(f"/save {tmp_path}/none/talk.jsonl", "/save: cannot be written: No such file")
+        type_until(f"/save {saved}", "Saved 4 messages")
         terminal.type("/quit\n")
         assert terminal.process.wait(30) == 0
+        (line,) = saved.read_text(encoding="utf-8").splitlines()
+        first, _, second, _ = messages = json.loads(line)["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+        assert (first["content"], second["content"]) == ("Hello", "Bird.")
     finally:
         terminal.close()
 

@@ -102,6 +102,8 @@ class Talk:
         """A message or a command; False when the conversation is over."""
         if line.startswith("/") and not line.startswith("//"):
             return self._command(line)
+        if self.turns and self.turns[-1]["role"] == "user":
+            self.turns.pop()  # stopped before there was an answer, and not asked again with /retry
         self.turns.append({"role": "user", "content": line[1:] if line.startswith("//") else line})
         self._answer()
         return True
@@ -136,12 +138,19 @@ class Talk:
     def _save(self, name: str) -> None:
         if not name:
             raise UserError("needs a file", target="/save", way_out="/save conversation.jsonl")
-        if not self.turns:
+        messages = self.messages
+        if messages and messages[-1]["role"] == "user":
+            messages.pop()  # it was stopped: training takes no conversation without an answer
+        if not messages or messages[-1]["role"] != "assistant":
             raise UserError("there is nothing to save yet", target="/save")
-        path = Path(name).expanduser()
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
-        self._tell(f"Saved {len(self.messages)} messages to {path}.")
+        try:
+            path = Path(name).expanduser()
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~ of nobody
+            why = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"cannot be written: {why}: {name}", target="/save", way_out="name another file") from None
+        self._tell(f"Saved {len(messages)} messages to {path}.")
 
     def _answer(self) -> None:
         answer = Answer()
