@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests.cli.conftest import Served
-from tunesmith.cli.compare import read_prompts
+from tunesmith.cli.compare import _ask, read_prompts
+from tunesmith.cli.talking import Target
+from tunesmith.client import Workspace
 from tunesmith.errors import UserError
 
 
@@ -39,6 +43,18 @@ def test_in_a_pipe_it_is_text_and_a_side_that_fails_is_said(served: Served) -> N
     assert served.answer("Hello", max_tokens=4) in done.stdout
     assert "B chat/green (failed)" in done.stdout
     assert "The same text: 0 of 1." in done.stdout
+
+
+def test_an_unforeseen_error_of_a_side_is_a_failure_of_that_side() -> None:
+    def chat(endpoint: str, *given: Any, **parameters: Any) -> Any:
+        if endpoint == "b":
+            raise ValueError("no JSON")
+        return iter(())
+
+    ws = cast(Workspace, SimpleNamespace(endpoints=SimpleNamespace(chat=chat)))
+    a, b = _ask(ws, (Target("a"), Target("b")), [{"role": "user", "content": "x"}], {}, "1/1")
+    assert (a.done, a.error, b.done) == (True, None, True)
+    assert b.to_dict() == {"target": "b", "error": {"code": "Failure", "message": "ValueError: no JSON"}}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import typer
 from tunesmith.cli.context import connect, options
 from tunesmith.cli.output import console, emit, table
 from tunesmith.cli.talking import Answer, Message, Target, parameters, printable, stream
-from tunesmith.errors import InvalidData, NotFound, TunesmithError, UserError
+from tunesmith.errors import Failure, InvalidData, NotFound, TunesmithError, UserError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -156,6 +156,8 @@ def _ask(
                 changed.set()
         except TunesmithError as error:
             side.error = error
+        except Exception as error:  # nobody else would hear of it: the thread would end with half an answer
+            side.error = Failure(f"{type(error).__name__}: {error}")
         finally:
             side.done = True
             changed.set()
