@@ -38,7 +38,7 @@ class Served:
 
     def answer(self, text: str, **parameters: Any) -> str:
         """What the endpoint says, greedily."""
-        return self.ws.endpoints.chat("chat", text, temperature=0, **parameters).text
+        return str(self.ws.endpoints.chat("chat", text, temperature=0, **parameters).text)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def logs(
         bool, typer.Option("--requests", help="The request log, one JSON line a request, instead of the instances'.")
     ] = False,
 ) -> None:
-    """Print the logs of an endpoint's instances, or its request log."""
+    """Print the logs of an endpoint's instances, each line headed by its deployment, or the request log."""
     ws = connect()
     if requests:
         found = ws.endpoints.requests(name, deployment, lines=lines)
@@ -42,11 +42,12 @@ def logs(
             for line in found:
                 print(line.model_dump_json(exclude_none=True))
         return
-    names = [deployment] if deployment else ws.endpoints.get(name).deployments
-    for each in names:
-        text = ws.deployments.logs(name, each, lines=lines)
-        for log_line in text.splitlines():
-            print(f"{each}: {log_line}" if len(names) > 1 else log_line)
+    text = ws.endpoints.logs(name, lines, deployment=deployment)
+    if not options.json:
+        print(text, end="")
+        return
+    parts = (line.partition(": ") for line in text.splitlines())
+    emit([{"deployment": head, "line": rest} for head, _, rest in parts])
 
 
 @app.command()

@@ -226,13 +226,19 @@ class Endpoints:
         """
         return self._call(name, f"/endpoints/{segment(name)}/{path.lstrip('/')}", body, deployment)
 
-    def logs(self, name: str, lines: int = 100) -> str:
-        """The last ``lines`` of the log of every deployment's instances, each line headed by the deployment's name."""
+    def logs(self, name: str, lines: int = 100, *, deployment: str | None = None) -> str:
+        """The last ``lines`` of the log of every deployment's instances, each line headed by the deployment's name.
+
+        Args:
+            name: Of the endpoint.
+            lines: Of each deployment.
+            deployment: Only of this one.
+        """
         text = ""
-        for deployment in self.get(name).deployments:
-            path = f"{self._path(name)}/deployments/{segment(deployment)}/logs"
+        for each in self.get(name).deployments if deployment is None else [deployment]:
+            path = f"{self._path(name)}/deployments/{segment(each)}/logs"
             log = self._transport.text(path, params={"lines": lines})
-            text += "".join(f"{deployment}: {line}\n" for line in log.splitlines())
+            text += "".join(f"{each}: {line}\n" for line in log.splitlines())
         return text
 
     def metrics(self, name: str) -> builtins.list[DeploymentMetrics]:
