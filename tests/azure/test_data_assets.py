@@ -32,9 +32,36 @@ def test_the_store_is_shown_under_azures_two_names(wire: Wire) -> None:
     secrets = wire.arm("POST", "datastores/workspaceblobstore/listSecrets", asked)
     assert secrets["secretsType"] == "Sas"
     assert wire.blob("HEAD", "none", sas=secrets["sasToken"]).status_code == 404
+    assert wire.arm("POST", "datastores/workspaceblobstore/listSecrets")["secretsType"] == "Sas"
+    broken = wire.client.post(
+        f"https://management.azure.com{W}/datastores/workspaceblobstore/listSecrets",
+        content=b"{",
+        headers=wire.bearer | {"content-type": "application/json"},
+    )
+    assert (broken.status_code, broken.json()["error"]["code"]) == (400, "ValidationFailed")
     assert wire.arm("GET", "datastores/other", status=404)["error"]["code"] == "ResourceNotFound"
     error = wire.arm("PUT", "datastores/other", {"properties": {}}, status=400)["error"]
     assert error["code"] == "NotImplementedByTunesmith"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("count=1", ["workspaceblobstore"]),
+        ("$skip=1", ["workspaceartifactstore"]),
+        ("orderByAsc=true", ["workspaceartifactstore", "workspaceblobstore"]),
+        ("isDefault=false", ["workspaceartifactstore"]),
+        ("names=workspaceartifactstore,other", ["workspaceartifactstore"]),
+    ],
+)
+def test_the_options_of_a_list_of_datastores(wire: Wire, query: str, expected: list[str]) -> None:
+    assert [store["name"] for store in wire.arm("GET", f"datastores?{query}")["value"]] == expected
+
+
+@pytest.mark.parametrize("query", ["count=x", "isDefault=maybe", "orderByAsc=1", "odd=1"])
+def test_a_faulty_option_is_named(wire: Wire, query: str) -> None:
+    error = wire.arm("GET", f"datastores?{query}", status=400)["error"]
+    assert query.partition("=")[0] in {error.get("target"), *(fault["target"] for fault in error["details"])}
 
 
 def test_without_the_proxy_the_account_leads_to_the_server_itself(wire: Wire) -> None:
@@ -98,9 +125,15 @@ def test_data_is_listed_and_archived_by_version_and_by_name(wire: Wire) -> None:
     assert listed("data/many/versions") == ["1"]
     assert listed("data/many/versions?listViewType=All") == ["2", "1"]
     assert wire.arm("GET", "data/many")["properties"]["latestVersion"] == "1"
+    described = {"properties": {"description": "of the name"}}
+    refused = wire.arm("PUT", "data/many", described, status=400)["error"]
+    assert (refused["code"], refused["target"]) == ("NotImplementedByTunesmith", "properties.description")
     wire.arm("PUT", "data/many", {"properties": {"dataType": "uri_file", "isArchived": True}})
     assert "many" not in listed("data")
     assert "many" in listed("data?listViewType=ArchivedOnly")
+    described = {"properties": {"description": "of the name"}}
+    refused = wire.arm("PUT", "data/many", described, status=400)["error"]
+    assert (refused["code"], refused["target"]) == ("NotImplementedByTunesmith", "properties.description")
     wire.arm("PUT", "data/many", {"properties": {"dataType": "uri_file", "isArchived": False}})
     assert listed("data/many/versions") == ["2", "1"]
     wire.arm("DELETE", "data/many/versions/1")

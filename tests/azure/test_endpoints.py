@@ -85,6 +85,13 @@ def operation(wire: Wire, method: str, rest: str, body: Any, status: int) -> str
     return str(answer.headers["azure-asyncoperation"])
 
 
+def test_an_identity_that_somebody_chose_is_refused(wire: Wire, model: str) -> None:
+    chosen = {"identity": {"type": "UserAssigned", "userAssignedIdentities": {"/subscriptions/s/i": {}}}}
+    for rest, body in ((E, endpoint()), (f"{E}/deployments/blue", deployment(model))):
+        error = wire.arm("PUT", rest, {**body, **chosen}, status=400)["error"]
+        assert (error["code"], error["target"]) == ("NotImplementedByTunesmith", "identity")
+
+
 def test_an_endpoint_is_made_changed_listed_and_deleted(wire: Wire) -> None:
     made = wire.arm("PUT", E, endpoint(), 201)
     assert (made["id"], made["name"], made["tags"]) == (f"{W}/{E}", "talk", {"a": "b"})
@@ -102,7 +109,7 @@ def test_an_endpoint_is_made_changed_listed_and_deleted(wire: Wire) -> None:
     poll = operation(wire, "DELETE", E, None, 202)
     assert wire.call("GET", poll)["status"] == "InProgress"
     assert wire.arm("GET", E)["properties"]["provisioningState"] == "Deleting"
-    wire.services.endpoints.forget_endpoint("talk")
+    wire.services.endpoints.outcomes.forget_endpoint("talk")
     assert wire.call("GET", poll)["status"] == "Succeeded"
     assert wire.arm("GET", E, status=404)["error"]["code"] == "ResourceNotFound"
     assert wire.arm("DELETE", E, status=404)["error"]["code"] == "ResourceNotFound"
@@ -148,7 +155,7 @@ def test_a_deployment_comes_up_and_takes_traffic(wire: Wire, model: str) -> None
     )
     poll = operation(wire, "PUT", D, asked, 201)
     assert wire.call("GET", poll)["status"] == "InProgress"
-    wire.services.endpoints.report(("talk", "blue"), 1, "Succeeded")
+    wire.services.endpoints.outcomes.report(("talk", "blue"), 1, "Succeeded")
     assert wire.call("GET", poll)["status"] == "Succeeded"
     found = wire.arm("GET", D)
     assert (found["id"], found["sku"]) == (f"{W}/{D}", {"name": "Default", "capacity": 1})
@@ -177,7 +184,7 @@ def test_a_deployment_comes_up_and_takes_traffic(wire: Wire, model: str) -> None
     assert "100 % of the traffic" in error["message"]
     # What was read may be sent back: nothing changes, and nothing is told twice.
     operation(wire, "PUT", D, found, 200)
-    wire.services.endpoints.report(("talk", "blue"), 1, "Succeeded")
+    wire.services.endpoints.outcomes.report(("talk", "blue"), 1, "Succeeded")
     assert wire.arm("GET", D) == found
     operation(wire, "PUT", D, {**found, "sku": {"name": "Default", "capacity": 0}}, 200)
     assert wire.arm("GET", D)["sku"]["capacity"] == 0
@@ -186,7 +193,7 @@ def test_a_deployment_comes_up_and_takes_traffic(wire: Wire, model: str) -> None
     wire.arm("PUT", E, endpoint())
     poll = operation(wire, "DELETE", D, None, 202)
     assert wire.call("GET", poll)["status"] == "InProgress"
-    wire.services.endpoints.forget_deployment(("talk", "blue"))
+    wire.services.endpoints.outcomes.forget_deployment(("talk", "blue"))
     assert wire.call("GET", poll)["status"] == "Succeeded"
     wire.arm("GET", D, status=404)
 
@@ -194,7 +201,7 @@ def test_a_deployment_comes_up_and_takes_traffic(wire: Wire, model: str) -> None
 def test_a_deployment_that_fails_says_why(wire: Wire, model: str) -> None:
     poll = operation(wire, "PUT", D, deployment(model), 201)
     cause = {"code": "OutOfMemory", "message": "8 GB are needed and 2 are free", "way_out": "free some"}
-    wire.services.endpoints.report(("talk", "blue"), 1, "Failed", error=cause)
+    wire.services.endpoints.outcomes.report(("talk", "blue"), 1, "Failed", error=cause)
     answer = wire.call("GET", poll)
     assert answer["status"] == "Failed"
     assert "8 GB are needed and 2 are free" in answer["error"]["message"] and "free some" in answer["error"]["message"]

@@ -42,5 +42,6 @@ def test_a_version_never_changes(wire: Wire) -> None:
 
 
 def test_an_environment_that_has_to_be_built_is_refused(wire: Wire) -> None:
-    error = wire.arm("PUT", "environments/built/versions/1", body(build={"contextUri": "x"}), status=400)["error"]
-    assert (error["code"], error["target"]) == ("NotImplementedByTunesmith", "properties.build")
+    for field, value in (("build", {"contextUri": "x"}), ("autoRebuild", "OnBaseImageUpdate"), ("stage", "Production")):
+        error = wire.arm("PUT", "environments/built/versions/1", body(**{field: value}), status=400)["error"]
+        assert (error["code"], error["target"]) == ("NotImplementedByTunesmith", f"properties.{field}")

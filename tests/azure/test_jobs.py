@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from tests.azure.wire import W, Wire, azure_wire
 from tunesmith.azure.code_assets import code_folder
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.identity import AzureKeys
+from tunesmith.azure.jobs_answers import _node
+from tunesmith.azure.paths import AzureTarget
+from tunesmith.azure.run_files import run_files
 from tunesmith.errors import NotFound, ValidationFailed
+from tunesmith.pipelines.layout import JobFolder
 from tunesmith.records.assets import RegisterComponent
 
 ADD = """
@@ -119,6 +124,7 @@ def test_a_pipeline_of_the_users_components_runs(wire: Wire) -> None:
     asked = body["properties"]
     assert (asked["jobType"], asked["displayName"], asked["experimentName"]) == ("Pipeline", "two adders", "adding")
     assert asked["jobs"]["second"]["componentId"] == f"{W}/components/adder/versions/1"
+    assert asked["jobs"]["second"]["type"] == "command"
     assert asked["jobs"]["second"]["inputs"]["data"] == literal("${{parent.jobs.first.outputs.out}}")
     details = wire.finish("sum_1")
     assert (details["status"], details["error"]) == ("Completed", None)
@@ -133,6 +139,13 @@ def test_a_pipeline_of_the_users_components_runs(wire: Wire) -> None:
     assert done["status"] == "Completed"
     assert done["outputs"]["total"]["uri"].endswith("/datastores/workspaceblobstore/paths/jobs/sum_1/total/")
     assert wire.blob("GET", "jobs/sum_1/total/n.txt").content == b"8.5"
+    # What a step wrote is shown; where a link of its leads out, what is there is not.
+    step = JobFolder(wire.services.paths.job("sum_1")).step("first")
+    folder = next(root / "outputs" for root in (step.loose, step.work) if (root / "outputs" / "note.txt").exists())
+    (folder / "inner").symlink_to("note.txt")
+    (folder / "away").symlink_to("/etc/hostname")
+    shown = {name for name in run_files(wire.services, "sum_1") if name.startswith("first/outputs/")}
+    assert shown == {"first/outputs/note.txt", "first/outputs/inner"}
 
 
 def test_its_log_grows_only_at_its_end(wire: Wire) -> None:
@@ -208,11 +221,17 @@ def test_every_fault_of_the_shape_is_told_at_once(wire: Wire) -> None:
     body = pipeline(wire, settings={"force_rerun": "yes", "odd": 1}, notificationSetting={"emails": ["a@b"]})
     body["properties"]["jobs"]["first"]["type"] = "sweep"
     body["properties"]["jobs"]["second"]["strange"] = 1
+    body["properties"]["jobs"]["third"] = {"type": "odd", "componentId": "azureml:c:1"}
+    body["properties"]["outputs"]["total"]["mode"] = "Direct"
+    body["properties"]["inputs"]["data"]["pathOnCompute"] = "/data"
     error = wire.arm("PUT", "jobs/faulty", body, status=400)["error"]
     assert sorted(detail["target"] for detail in error["details"]) == [
+        "inputs.data.pathOnCompute",
         "jobs.first.type",
         "jobs.second.strange",
+        "jobs.third.type",
         "notificationSetting",
+        "outputs.total.mode",
         "settings.force_rerun",
         "settings.odd",
     ]
@@ -307,6 +326,9 @@ def test_jobs_are_listed_described_archived_and_deleted(wire: Wire) -> None:
     wire.finish("list_2")
     assert listed("jobType=Command&tag=k=v") == ["list_1"]
     assert listed()[0] == "list_2"
+    assert listed("status=Completed,Failed&tag=k") == ["list_1"] and listed("status=Running&tag=k") == []
+    odd = wire.arm("GET", "jobs?status=Bogus", status=400)["error"]
+    assert (odd["code"], odd["target"]) == ("ValidationFailed", "status") and "known: NotStarted" in odd["message"]
     body = wire.arm("GET", "jobs?$top=1")
     assert [job["name"] for job in body["value"]] == ["list_2"]
     assert [job["name"] for job in wire.call("GET", body["nextLink"])["value"]] == ["list_1"]
@@ -370,6 +392,22 @@ def test_the_system_pipelines_values_are_checked(wire: Wire) -> None:
     ]
 
 
+def test_the_type_of_a_node_is_the_one_that_was_named(wire: Wire) -> None:
+    # The name of a component says nothing about its type, and a node that names no type has that of its component.
+    spec = wire.services.components.get("adder", "1").spec
+    wire.services.components.register(RegisterComponent(spec={**spec, "name": "no_pipeline"}))
+    body = pipeline(wire)
+    for node, kind in (("first", "command"), ("second", None)):
+        body["properties"]["jobs"][node] |= {"componentId": f"{W}/components/no_pipeline/versions/1", "type": kind}
+    wire.arm("PUT", "jobs/typed", body, status=201)
+    nodes = wire.arm("GET", "jobs/typed")["properties"]["jobs"]
+    assert {name: node["type"] for name, node in nodes.items()} == {"first": "command", "second": "command"}
+    wire.finish("typed")
+    one = {"component": "azureml://registries/azureml/components/chat_completion_pipeline/labels/latest"}
+    request = Request({"type": "http", "azure": AzureTarget("h", "/")})
+    assert _node(request, wire.services, "chat", one)["type"] == "pipeline"
+
+
 def test_show_services_names_the_pages(wire: Wire) -> None:
     wire.arm("PUT", "jobs/shown", command(wire, "echo 1", outputs={}), status=201)
     found = wire.api("GET", "history/v1.0", "runs/shown/serviceinstances/0")["instances"]
@@ -421,6 +459,9 @@ def test_code_is_uploaded_registered_once_and_sealed(wire: Wire) -> None:
     assert wire.arm("GET", "codes/mine/versions?hash=other&hashVersion=202208")["value"] == []
     assert wire.arm("GET", "codes/mine/versions/7")["properties"]["codeUri"].endswith("/src")
     assert {code["name"] for code in wire.arm("GET", "codes")["value"]} == {"mine", "code"}
+    described = {"properties": {"codeUri": "https://x", "description": "mine"}}
+    error = wire.arm("PUT", "codes/mine/versions/8", described, status=400)["error"]
+    assert (error["code"], error["target"]) == ("NotImplementedByTunesmith", "properties.description")
     pending = wire.arm("POST", "codes/mine/versions/7/startPendingUpload", {"pendingUploadType": "x"})
     base, _, token = pending["blobReferenceForConsumption"]["credential"]["sasUri"].partition("?")
     late = wire.client.put(f"{base}/src/main.py?{token}", content=b"evil", headers={"x-ms-blob-type": "BlockBlob"})

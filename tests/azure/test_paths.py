@@ -42,4 +42,4 @@ def test_short_paths(host: str, path: str, short: str) -> None:
 
 def test_names_are_kept_as_they_were_given() -> None:
     assert normalise("h", f"{W}/computes/c")[1] == AzureTarget("h", f"{W}/computes/c", "S", "G", "Ws")
-    assert normalise("h", f"{R}/models")[1].registry == "azureml"
+    assert normalise("h", f"{R}/models")[0] == "/registry/azureml/models"

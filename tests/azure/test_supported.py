@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.azure.wire import W, Wire, azure_wire
 from tunesmith.azure.app import AREAS
 from tunesmith.azure.context import AzureContext
+from tunesmith.azure.guard import OPEN
 from tunesmith.azure.identity import AzureKeys
 from tunesmith.azure.paths import normalise
 from tunesmith.endpoints.gateway import Gateway
@@ -38,7 +40,7 @@ CALLS = [
     for operation in operations
     for call in operation.calls
 ]
-UNLISTED = ("/blob/", "/signed/", "/mlflow/", "/discovery", "/metadata/", "/location/mfeoperationsstatus", "/history/")
+UNLISTED = ("/blob/", "/mlflow/", "/discovery", "/metadata/", "/location/mfeoperationsstatus", "/history/")
 """Below these is what serves operations that the table names otherwise."""
 
 
@@ -96,3 +98,18 @@ def test_every_route_has_a_row(wire: Wire) -> None:
         "GET /registry/{registry}/models/{name}",
         "GET /registry/{registry}/models/{name}/labels/{label}",
     ], "a route that the SDK calls for an operation of its own belongs into scripts/azure_reference.py"
+
+
+def test_every_route_that_is_not_open_asks_for_a_token(wire: Wire) -> None:
+    paths = [(route.methods, re.sub(r"\{\w+(:path)?\}", "n", route.path)) for route in routes(wire)]
+    asked = 0
+    for methods, path in [*paths, ({"GET"}, "/elsewhere")]:
+        if path.startswith(OPEN):
+            continue
+        for method in methods:
+            answer = wire.client.request(method, f"https://management.azure.com{path}")
+            assert answer.status_code == 401, (method, path, answer.text)
+            asked += 1
+    assert asked > 80
+    scored = "/endpoints/"  # the routes of scoring are not of these areas
+    assert [start for start in OPEN if not any(path.startswith(start) for _, path in paths)] == [scored]

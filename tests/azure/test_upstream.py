@@ -29,6 +29,18 @@ def test_a_proxy_of_another_kind_is_refused_by_its_variable() -> None:
     assert error.value.target == "ALL_PROXY"
 
 
+@pytest.mark.parametrize("url", ["http://", "http://h:port", "h:99999", "h:0"])
+def test_a_proxy_without_a_host_or_with_a_port_that_is_none(url: str) -> None:
+    with pytest.raises(ValidationFailed, match="no host, or a port") as error:
+        Upstream.from_environment({"HTTPS_PROXY": url})
+    assert error.value.target == "HTTPS_PROXY"
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://h", 80), ("https://h", 443), ("http://h:3128", 3128)])
+def test_the_port_of_a_proxy_is_that_of_its_scheme(url: str, port: int) -> None:
+    assert Upstream(url).port == port
+
+
 @pytest.mark.parametrize("user", ["x", "e30", "W10", "WzFd", "*"])
 def test_a_user_name_that_says_nothing_is_refused(user: str) -> None:
     with pytest.raises(ValidationFailed, match="user name"):

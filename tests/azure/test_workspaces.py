@@ -39,6 +39,13 @@ def test_the_list_of_workspaces_has_this_one(wire: Wire, place: str) -> None:
     assert listed["nextLink"] is None
 
 
+def test_the_list_of_workspaces_by_kind(wire: Wire) -> None:
+    base = "https://management.azure.com/subscriptions/sub/providers/Microsoft.MachineLearningServices/workspaces"
+    assert wire.call("GET", f"{base}?kind=hub,project")["value"] == []
+    assert len(wire.call("GET", f"{base}?kind=hub,default")["value"]) == 1
+    assert wire.call("GET", f"{base}?$skipToken=x", status=400)["error"]["target"] == "$skipToken"
+
+
 def test_discovery_needs_no_token(wire: Wire) -> None:
     assert wire.client.get(f"{API}/discovery").json()["api"] == API
     registry = wire.client.get(f"{API}/registrymanagement/v1.0/registries/azureml/discovery").json()

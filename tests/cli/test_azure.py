@@ -98,6 +98,16 @@ def test_any_command_gets_the_environment(server: RunningServer, tmp_path: Path)
     assert "NO_PROXY names .azure.com" in done.stderr
 
 
+def test_a_command_trusts_what_its_python_trusts(server: RunningServer, tmp_path: Path) -> None:
+    (tmp_path / "own.pem").write_text("-----BEGIN CERTIFICATE-----\nT1dO\n-----END CERTIFICATE-----\n")
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{json.dumps({'certifi': str(tmp_path / 'own.pem'), 'missing': []})}'\n")
+    python.chmod(0o755)
+    show = ["--", "sh", "-c", 'grep -c T1dO "$SSL_CERT_FILE"']
+    done = tunesmith(server, "run", "--python", str(python), *show, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
 def test_env_prints_what_a_shell_takes(server: RunningServer, tmp_path: Path) -> None:
     done = tunesmith(server, "env", folder=tmp_path)
     shown = subprocess.run(

@@ -79,6 +79,21 @@ def refuse(feature: str, *, target: str | None = None, way_out: str | None = Non
     return NotImplementedHere(feature, target=target, way_out=way_out or "docs/azure.md lists what is supported")
 
 
+def check_identity(identity: Any) -> None:
+    """Let pass the identity that clients send for everything; refuse one that somebody chose.
+
+    Raises:
+        NotImplementedHere: it is another than SystemAssigned.
+    """
+    kind = identity.get("type") if isinstance(identity, Mapping) else identity
+    if kind is not None and str(kind).replace("_", "").lower() not in ("systemassigned", "none"):
+        raise refuse(
+            f"nothing here acts with an identity of Azure's, and {str(kind)[:80]!r} is asked for",
+            target="identity",
+            way_out="leave identity out; what runs here runs as the user that runs the server",
+        )
+
+
 # Where a request went, and the URLs and ids that its answer has
 
 
@@ -189,7 +204,7 @@ class ListOptions:
 
 
 def list_options(request: Request, *known: str) -> ListOptions:
-    """Read ``$top``, ``$skip``, ``$orderBy``, ``listViewType`` and the options in ``known``.
+    """Read ``$top`` (or ``count``), ``$skip``, ``$orderBy``, ``listViewType`` and the options in ``known``.
 
     ``$orderBy`` may only ask for what lists have: the newest first.
 
@@ -199,7 +214,7 @@ def list_options(request: Request, *known: str) -> ListOptions:
     """
     query = dict(request.query_params)
     faults: list[Fault] = []
-    top, skip = (_number(query, name, faults) for name in ("$top", "$skip"))
+    top, skip, count = (_number(query, name, faults) for name in ("$top", "$skip", "count"))
     asked = query.get("listViewType", "ActiveOnly")
     # Some clients write the name of their enum's member: ListViewType.ACTIVE_ONLY.
     view = _VIEWS.get(asked.rpartition(".")[2].replace("_", "").lower())
@@ -210,12 +225,12 @@ def list_options(request: Request, *known: str) -> ListOptions:
         raise ValidationFailed("the list's options are faulty", details=faults)
     if order not in {"createdtime desc", "createdat desc", "createddate desc", "updatedat desc"}:
         raise refuse(f"lists have the newest first; $orderBy {order[:80]!r} is not known", target="$orderBy")
-    common = {"api-version", "$top", "$skip", "listViewType", "$orderBy", "orderBy", "$count", "count"}
+    common = {"api-version", "$top", "$skip", "listViewType", "$orderBy", "orderBy", "count"}
     for name in query:
         if name not in common and name not in known:
             raise refuse(f"lists of this kind do not know the option {name[:80]!r}", target=name[:80])
     return ListOptions(
-        top=top or None,
+        top=top or count or None,
         skip=skip or 0,
         view=view or "ActiveOnly",
         extra={name: query[name] for name in known if name in query},
@@ -242,7 +257,7 @@ def _number(query: dict[str, str], name: str, faults: list[Fault]) -> int | None
     text = query.get(name)
     if text is None:
         return None
-    if not text.isdigit() or len(text) > 9:
+    if not text.isdecimal() or len(text) > 9:
         faults.append(Fault(f"{text[:80]!r} is not a whole number", name))
         return None
     return int(text)

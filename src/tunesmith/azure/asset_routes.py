@@ -88,7 +88,20 @@ def add_workspace_routes(router: APIRouter, service: AssetService[R], body: Body
     @router.put(f"/workspace/{kind}/{{name}}")
     def change_name(request: Request, name: str, data: arm.Json) -> dict[str, Any]:
         asked = arm.read_body(ContainerBody, data, what=service.word).properties
-        for record in _known(service, name, WORKSPACE):
+        known = _known(service, name, WORKSPACE)
+        shown = container_body(request, service, known)["properties"]
+        for field, given in (
+            ("description", asked.description),
+            ("tags", asked.tags),
+            ("properties", asked.properties),
+        ):
+            if given and given != shown[field]:
+                raise arm.refuse(
+                    f"a name has the {field} of its newest version, and none of its own",
+                    target=f"properties.{field}",
+                    way_out="describe a version",
+                )
+        for record in known:
             if record.archived != asked.is_archived:
                 service.update(name, record.version, UpdateAsset(archived=asked.is_archived), registry=WORKSPACE)
         return container_body(request, service, _known(service, name, WORKSPACE))

@@ -120,7 +120,7 @@ def _metadata(found: Properties) -> str:
 def _most(text: str | None) -> int:
     if text is None:
         return MOST
-    if not text.isdigit() or not 1 <= int(text) <= 100_000_000:
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000_000:
         raise BlobError(400, "OutOfRangeQueryParameterValue", f"maxresults must be a number from 1, got {text[:20]!r}")
     return min(int(text), MOST)
 

@@ -91,6 +91,13 @@ def create_code_router(context: AzureContext) -> APIRouter:
     @router.put("/workspace/codes/{name}/versions/{version}")
     def register(request: Request, name: str, version: str, body: arm.Json) -> dict[str, Any]:
         asked = arm.read_body(CodeBody, body).properties
+        for field, given in (("description", asked.description), ("tags", asked.tags)):
+            if given:
+                raise arm.refuse(
+                    f"a code snapshot has no {field}",
+                    target=f"properties.{field}",
+                    way_out="leave it out, or describe the job or the component",
+                )
         snapshot, path = _read_uri(asked.code_uri)
         code = store.register(
             name, version, snapshot, path, properties=asked.properties, is_anonymous=asked.is_anonymous

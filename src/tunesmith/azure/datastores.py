@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from tunesmith.azure import arm
 from tunesmith.azure.blob_account import StorageAccount
 from tunesmith.azure.blob_places import ARTIFACTS
 from tunesmith.azure.context import AzureContext
-from tunesmith.errors import NotFound
+from tunesmith.errors import NotFound, ValidationFailed
 
 DEFAULT = "workspaceblobstore"
 NAMES = (DEFAULT, "workspaceartifactstore")
@@ -58,13 +59,14 @@ def create_datastores_router(context: AzureContext) -> APIRouter:
 
     @router.get("/workspace/datastores")
     def list_datastores(request: Request) -> dict[str, Any]:
-        options = arm.list_options(request, "isDefault", "names", "searchText", "orderByAsc", "count", "skip")
+        options = arm.list_options(request, "isDefault", "names", "searchText", "orderByAsc")
+        ascending, default = (_truth(options.extra, name) for name in ("orderByAsc", "isDefault"))
         wanted = [name for name in options.extra.get("names", "").split(",") if name]
         found = [
             name
-            for name in NAMES
+            for name in (reversed(NAMES) if ascending else NAMES)
             if (not wanted or name in wanted)
-            and (options.extra.get("isDefault", "").lower() != "true" or name == DEFAULT)
+            and (default is None or default == (name == DEFAULT))
             and options.extra.get("searchText", "") in name
         ]
         return arm.page(request, found, lambda name: answer(request, name), options)
@@ -74,9 +76,8 @@ def create_datastores_router(context: AzureContext) -> APIRouter:
         return answer(request, _known(name))
 
     @router.post("/workspace/datastores/{name}/listsecrets")
-    async def list_secrets(request: Request, name: str) -> dict[str, Any]:
-        body = await request.json() if await request.body() else {}
-        asked = arm.read_body(Secrets, body)
+    def list_secrets(name: str, body: arm.Json | None = None) -> dict[str, Any]:
+        asked = arm.read_body(Secrets, body or {})
         hours = min(max(asked.expire_after_hours, 1), LONGEST_HOURS)
         token = account.sas.container_token(container(_known(name)), lifetime=timedelta(hours=hours))
         return {"secretsType": "Sas", "sasToken": token}
@@ -94,6 +95,13 @@ def create_datastores_router(context: AzureContext) -> APIRouter:
         raise arm.refuse(f"the workspace's own datastore {_known(name)!r} cannot be deleted", target="datastore")
 
     return router
+
+
+def _truth(options: Mapping[str, str], name: str) -> bool | None:
+    text = options.get(name, "").lower()
+    if text not in ("", "true", "false"):
+        raise ValidationFailed(f"{text[:40]!r} is neither true nor false", target=name)
+    return text == "true" if text else None
 
 
 def _known(name: str) -> str:

@@ -124,6 +124,7 @@ def wanted_deployment(endpoint: str, name: str, data: Mapping[str, Any]) -> Crea
     """
     body = arm.read_body(DeploymentBody, data, what="deployment")
     asked = body.properties
+    arm.check_identity(body.identity)
     _refuse(asked)
     counted: dict[str, Any] = {}
     if body.sku is not None and body.sku.capacity is not None:

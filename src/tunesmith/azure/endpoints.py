@@ -54,7 +54,6 @@ class EndpointBody(arm.ArmResource):
     location: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)
     identity: Any = None
-    """Waived: nothing here is reached with an identity of the endpoint's."""
     kind: str | None = None
     sku: Any = None
 
@@ -155,6 +154,7 @@ def endpoint_body(request: Request, record: Endpoint) -> dict[str, Any]:
 
 def _wanted(name: str, body: EndpointBody) -> CreateEndpoint:
     asked = body.properties
+    arm.check_identity(body.identity)
     if asked.compute is not None:
         raise arm.refuse("endpoints on Kubernetes are not served here; managed ones are", target="properties.compute")
     if asked.keys is not None:

@@ -176,4 +176,3 @@ def _powershell(name: str, value: str | None) -> str:
 
 
 _LINES = {"sh": _sh, "fish": _fish, "powershell": _powershell}
-SHELLS: Sequence[str] = (*_LINES, "json")

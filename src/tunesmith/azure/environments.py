@@ -20,6 +20,9 @@ from tunesmith.records.assets import WORKSPACE, EnvironmentVersion, UpdateAsset
 ANONYMOUS = "azureml.isAnonymous"
 """In the spec of an environment that was registered without a name."""
 
+NO_REBUILD = "Disabled"
+"""The one ``autoRebuild`` there is."""
+
 
 class EnvironmentProperties(arm.ArmBody):
     """``properties`` of an environment version."""
@@ -63,6 +66,14 @@ def create_environments_router(context: AzureContext) -> APIRouter:
                 target="properties.build",
                 way_out="name an image or a conda file, which are recorded, and install what the step needs",
             )
+        if asked.auto_rebuild is not None and asked.auto_rebuild != NO_REBUILD:
+            raise arm.refuse(
+                "an environment that is never built is not built anew",
+                target="properties.autoRebuild",
+                way_out="leave it out",
+            )
+        if asked.stage is not None:
+            raise arm.refuse("environments here have no stage", target="properties.stage", way_out="use a tag")
         spec = _spec(asked)
         known = next((record for record in environments.versions(name) if record.version == version), None)
         if known is None:
@@ -95,7 +106,7 @@ def environment_body(request: Request, record: EnvironmentVersion) -> dict[str, 
         "properties": record.spec.get("properties") or {},
         "isAnonymous": record.spec.get(ANONYMOUS) is True,
         "isArchived": record.archived,
-        "autoRebuild": "Disabled",
+        "autoRebuild": NO_REBUILD,
         "provisioningState": "Succeeded",
     }
     for key, field in _FIELDS.items():

@@ -1,7 +1,7 @@
 """Who may use the Azure face: whoever has a token that the workspace made for Azure's resources.
 
-Not asked for a token here: blobs (they have a signature in the URL), scoring (endpoints have keys), what is signed
-otherwise, and the documents that clients read before they have a token.
+Not asked for a token here: blobs (they have a signature in the URL), scoring (endpoints have keys), and the documents
+that clients read before they have a token.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from tunesmith.azure.errors import error_response
 from tunesmith.azure.identity import AzureKeys
 from tunesmith.errors import NotAuthenticated
 
-OPEN = ("/blob/", "/endpoints/", "/signed/", "/identity/", "/metadata/", "/discovery", "/registrymanagement/")
-"""Short paths that look after themselves. What is below ``/signed/`` checks a signature in its URL."""
+OPEN = ("/blob/", "/endpoints/", "/metadata/", "/discovery", "/registrymanagement/")
+"""Short paths that look after themselves."""
 
 
 class BearerGuard:

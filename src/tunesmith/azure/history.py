@@ -127,7 +127,7 @@ def create_history_router(context: AzureContext) -> APIRouter:
             if found.job.type == "command":
                 steps = []
             top = request.query_params.get("$top", str(len(steps)))
-            if not top.isdigit():
+            if not top.isdecimal():
                 raise ValidationFailed(f"{top[:20]!r} is not a number", target="$top")
             value = [_run(request, Run(found.job, step)) for step in steps[: int(top)]]
             return {"value": value, "continuationToken": None, "nextLink": None}

@@ -87,7 +87,7 @@ class AzureKeys:
         signed = f"{_encode({'alg': 'HS256', 'typ': 'JWT'})}.{_encode(claims)}"
         return AccessToken(f"{signed}.{self._signature(signed)}", now + seconds)
 
-    def check(self, authorization: str | None, *, resources: frozenset[str] = RESOURCES) -> Mapping[str, Any]:
+    def check(self, authorization: str | None) -> Mapping[str, Any]:
         """The claims of the token in an ``Authorization`` header.
 
         Raises:
@@ -101,7 +101,7 @@ class AzureKeys:
             raise _refused("the access token was not made by this workspace")
         claims = _decode(signed.partition(".")[2])
         audience = str(claims.get("aud", "")).rstrip("/")
-        if audience not in resources and not audience.startswith(OWN_ADDRESS):
+        if audience not in RESOURCES and not audience.startswith(OWN_ADDRESS):
             raise _refused(f"the access token is for {claims.get('aud')!r}")
         if claims["exp"] <= time.time():
             raise _refused("the access token's time is over")

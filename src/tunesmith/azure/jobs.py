@@ -15,11 +15,8 @@ from tunesmith.azure.context import AzureContext
 from tunesmith.azure.jobs_answers import job_body
 from tunesmith.azure.jobs_bodies import read_job
 from tunesmith.azure.runs import Run, find_run
-from tunesmith.errors import AlreadyExists, NotFound
+from tunesmith.errors import AlreadyExists, NotFound, ValidationFailed
 from tunesmith.records.jobs import Job, JobStatus, SubmitJob, UpdateJob
-
-PIECE = 100
-"""Jobs in one part of a list, where the client says nothing."""
 
 
 def create_jobs_router(context: AzureContext) -> APIRouter:
@@ -53,6 +50,7 @@ def create_jobs_router(context: AzureContext) -> APIRouter:
         options = arm.list_options(
             request, "jobType", "tag", "properties", "status", "experimentName", "scheduled", "scheduleId", "assetName"
         )
+        _check_statuses(options.extra.get("status"))
         wanted = [job for job in jobs.list() if arm.in_view(job.archived, options.view) and _wanted(job, options.extra)]
         return arm.page(request, wanted, lambda job: job_body(request, services, job), options)
 
@@ -129,11 +127,20 @@ def _work(job: SubmitJob) -> dict[str, Any]:
     }
 
 
+def _check_statuses(asked: str | None) -> None:
+    known = [status.value for status in JobStatus]
+    for value in asked.split(",") if asked is not None else ():
+        if value not in known:
+            raise ValidationFailed(
+                f"{value[:40]!r} is no status of a job", target="status", way_out=f"known: {', '.join(known)}"
+            )
+
+
 def _wanted(job: Job, asked: dict[str, str]) -> bool:
     kind = "Command" if job.type == "command" else "Pipeline"
     if "jobType" in asked and asked["jobType"].lower() != kind.lower():
         return False
-    if "status" in asked and job.status not in {JobStatus(value) for value in asked["status"].split(",")}:
+    if "status" in asked and job.status.value not in asked["status"].split(","):
         return False
     if "experimentName" in asked and job.experiment_name != asked["experimentName"]:
         return False

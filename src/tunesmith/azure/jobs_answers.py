@@ -49,7 +49,7 @@ def job_body(request: Request, services: Services, job: Job) -> dict[str, Any]:
     if job.type == "command":
         properties.update(_command(request, services, job))
     else:
-        properties["jobs"] = {name: _node(request, name, node) for name, node in _nodes(job).items()}
+        properties["jobs"] = {name: _node(request, services, name, node) for name, node in _nodes(job).items()}
         properties["settings"] = _settings(job)
     return {
         "id": arm.resource_id(request, "jobs", job.name),
@@ -133,17 +133,16 @@ def _nodes(job: Job) -> dict[str, Any]:
     return {name: {"component": component, "inputs": job.inputs, "outputs": {}}}
 
 
-def _node(request: Request, name: str, node: Any) -> dict[str, Any]:
+def _node(request: Request, services: Services, name: str, node: Any) -> dict[str, Any]:
     body: dict[str, Any] = {"name": name, "type": "command", "inputs": {}, "outputs": {}}
     if not isinstance(node, Mapping):
         return body
     component = node.get("component")
+    body["type"] = node.get("type") or _type_of(services, component)
     if isinstance(component, str):
         body["componentId"] = _component(request, component)
     else:
         body["componentId"] = arm.resource_id(request, "components", name, "versions", "inline")
-    if "pipeline" in str(component):
-        body["type"] = "pipeline"
     for key, value in (node.get("inputs") or {}).items():
         if isinstance(value, Mapping) and "value" not in value:
             body["inputs"][key] = {
@@ -166,6 +165,16 @@ def _node(request: Request, name: str, node: Any) -> dict[str, Any]:
         if node.get(key):
             body[key] = node[key]
     return body
+
+
+def _type_of(services: Services, component: Any) -> str:
+    """The type of a component, for a node that names none; a component that is gone counts as a command."""
+    if isinstance(component, Mapping):
+        return str(component.get("type") or ("pipeline" if "jobs" in component else "command"))
+    try:
+        return services.components.resolve(str(component)).type
+    except TunesmithError:
+        return "command"
 
 
 def _component(request: Request, reference: str) -> str:

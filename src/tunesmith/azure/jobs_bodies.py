@@ -40,6 +40,7 @@ _NODE = {
     "limits", "distribution", "display_name", "comment", "identity", "services", "properties", "tags", "description",
 }  # fmt: skip
 _SETTINGS = {"force_rerun", "continue_on_step_failure", "default_compute", "default_datastore", "_source"}
+_NODE_TYPES = ("command", "pipeline")
 _NOT_HERE = {"sweep", "parallel", "spark", "automl", "import", "if_else", "do_while", "parallel_for", "data_transfer"}
 _RESOURCES = {
     "instanceCount": "instance_count",
@@ -88,6 +89,16 @@ class _Reader:
                 found[name] = str(value)
         return found
 
+    def mount(self, entry: Mapping[str, Any], target: str) -> None:
+        """Refuse what would show in the step: files always are at a path, and the path is ours."""
+        if str(entry.get("mode") or "").lower() == "direct":
+            message = "a step is given a path, never the URI itself"
+            self.fault(f"{target}.mode", message, "leave it out, or mount or download", NotImplementedHere.code)
+        if entry.get("pathOnCompute"):
+            message = "where files lie in a step cannot be chosen"
+            way_out = "leave it out; the command has the path in ${{inputs.NAME}} or ${{outputs.NAME}}"
+            self.fault(f"{target}.pathOnCompute", message, way_out, NotImplementedHere.code)
+
     def inputs(self, body: Mapping[str, Any], place: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, entry in self.mapping(body, "inputs", place).items():
@@ -103,6 +114,7 @@ class _Reader:
                 {"jobInputType", "job_input_type", "value", "uri", "mode", "description", "pathOnCompute", "type"},
                 target,
             )
+            self.mount(entry, target)
             if kind == "literal":
                 if entry.get("value") is not None:
                     found[name] = entry["value"]
@@ -126,6 +138,7 @@ class _Reader:
                  "assetVersion", "pathOnCompute"},
                 target,
             )  # fmt: skip
+            self.mount(entry, target)
             if entry.get("assetName"):
                 self.fault(
                     f"{target}.assetName",
@@ -157,12 +170,16 @@ class _Reader:
             message = f"nodes of the type {kind} are not here; command and pipeline components are"
             self.fault(f"{place}.type", message, code=NotImplementedHere.code)
             return {}
+        if kind not in _NODE_TYPES:
+            self.fault(f"{place}.type", f"{kind[:40]!r} is no type of a node", f"known: {', '.join(_NODE_TYPES)}")
+            return {}
         self.known(body, _NODE, place)
         component = body.get("componentId")
         if not isinstance(component, str) or not component:
             self.fault(f"{place}.componentId", "is required", code="Required")
             return {}
         found: dict[str, Any] = {
+            "type": kind,
             "component": short_reference(component),
             "inputs": self.inputs(body, place),
             "outputs": self.outputs(body, place),

@@ -27,7 +27,7 @@ from tunesmith.errors import NotFound, TunesmithError
 
 POLL_MILLISECONDS = 250
 
-Status = Literal["InProgress", "Succeeded", "Failed", "Canceled"]
+Status = Literal["InProgress", "Succeeded", "Failed"]
 
 
 @dataclass(frozen=True, slots=True)

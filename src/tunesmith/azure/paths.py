@@ -52,8 +52,6 @@ class AzureTarget:
     subscription: str = ""
     resource_group: str = ""
     workspace: str = ""
-    registry: str = ""
-    location: str = ""
 
 
 def normalise(host: str, path: str) -> tuple[str, AzureTarget]:
@@ -76,12 +74,10 @@ def normalise(host: str, path: str) -> tuple[str, AzureTarget]:
             return f"/{service}{rest}", target
         return f"/workspace{_kinds_in_lower_case(rest)}", target
     if found := _REGISTRY.fullmatch(path):
-        target = replace(
-            target, subscription=found["subscription"], resource_group=found["group"], registry=found["name"]
-        )
+        target = replace(target, subscription=found["subscription"], resource_group=found["group"])
         return f"/registry/{found['name']}{_kinds_in_lower_case(found['rest'])}", target
     if found := _LOCATION.fullmatch(path):
-        target = replace(target, subscription=found["subscription"], location=found["name"])
+        target = replace(target, subscription=found["subscription"])
         return f"/location{_kinds_in_lower_case(found['rest'])}", target
     if found := _SUBSCRIPTION.fullmatch(path):
         target = replace(target, subscription=found["subscription"], resource_group=found["group"] or "")

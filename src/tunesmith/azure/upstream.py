@@ -53,6 +53,16 @@ class Upstream:
                 target=variable,
                 way_out="give an http:// or https:// proxy, or unset the variable for this command",
             )
+        try:
+            known = not url or (urlsplit(url).hostname and urlsplit(url).port != 0)
+        except ValueError:
+            known = False
+        if not known:
+            raise ValidationFailed(
+                "the proxy's URL has no host, or a port that is none",
+                target=variable,
+                way_out="write it as http://HOST:PORT, or unset the variable for this command",
+            )
         return cls(url, split_no_proxy(values["NO_PROXY"]) if url else ())
 
     @property
@@ -80,6 +90,12 @@ class Upstream:
             raise ValidationFailed("the user name of the proxy's URL cannot be read", target="Proxy-Authorization")
         return cls(values[0], tuple(values[1:]))
 
+    @property
+    def port(self) -> int:
+        """The proxy's port; where the URL has none, that of its scheme."""
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
     def serves(self, host: str) -> bool:
         """Whether ``host`` is reached through the proxy."""
         return bool(self.url) and not any(excludes(entry, host) for entry in self.no_proxy)
@@ -105,7 +121,7 @@ class Upstream:
         secure = parts.scheme == "https"
         reader, writer = await asyncio.open_connection(
             parts.hostname,
-            parts.port or (443 if secure else 8080),
+            self.port,
             ssl=ssl.create_default_context() if secure else None,
             limit=HEAD_BYTES,
         )

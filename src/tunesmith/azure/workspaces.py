@@ -19,6 +19,9 @@ from tunesmith.records.assets import SYSTEM_REGISTRY
 REGISTRY_GROUP = "azureml-registries"
 """Resource group of the system registry, in URLs."""
 
+KIND = "Default"
+"""Beside hubs, projects and feature stores, which do not exist here."""
+
 
 def create_workspaces_router(context: AzureContext) -> APIRouter:
     """Workspaces, discovery, cloud metadata."""
@@ -32,9 +35,11 @@ def create_workspaces_router(context: AzureContext) -> APIRouter:
 
     @router.get("/subscription/workspaces")
     def list_workspaces(request: Request) -> dict[str, Any]:
-        options = arm.list_options(request, "$skipToken", "kind")
+        options = arm.list_options(request, "kind")
+        kinds = options.extra.get("kind", "").lower().split(",")
+        found = [services.name] if kinds == [""] or KIND.lower() in kinds else []
         group = arm.target(request).resource_group or RESOURCE_GROUP
-        return arm.page(request, [services.name], lambda name: _body(request, group, name), options)
+        return arm.page(request, found, lambda name: _body(request, group, name), options)
 
     @router.get("/workspace/connections")
     def list_connections(request: Request) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def create_workspaces_router(context: AzureContext) -> APIRouter:
             "id": identity,
             "name": name,
             "type": f"{PROVIDER}/workspaces",
-            "kind": "Default",
+            "kind": KIND,
             "location": LOCATION,
             "tags": {},
             "identity": {"type": "SystemAssigned", "principalId": services.id, "tenantId": services.id},

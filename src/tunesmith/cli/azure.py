@@ -121,7 +121,7 @@ def run(
         if output is not None:
             raise UserError("a command has no notebook to write", target="--output")
         program = _program(rest[0])
-        _execute([program, *rest[1:]], _variables(no_proxy=no_proxy))
+        _execute([program, *rest[1:]], _variables(no_proxy=no_proxy, certifi=_certifi(python)))
     notebook = module is None and rest[0].endswith(".ipynb")
     if output is not None and not notebook:
         raise UserError("only a notebook (.ipynb) is written with its outputs", target="--output")
@@ -175,8 +175,7 @@ def env(
     """
     from tunesmith.azure.environment import exports
 
-    found = _interpreter(python, []) if python or _find_python() else None
-    variables = _variables(no_proxy=no_proxy, certifi=found.certifi if found else None)
+    variables = _variables(no_proxy=no_proxy, certifi=_certifi(python))
     print(exports(variables, "json" if options.json else shell), end="")
 
 
@@ -246,6 +245,11 @@ def _interpreter(named: str | None, modules: Sequence[str]) -> Interpreter:
         last = (asked.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise UserError(f"{path} is no Python that works: {last}", target="--python") from None
     return Interpreter(path, answer["certifi"], answer["missing"])
+
+
+def _certifi(named: str | None) -> str | None:
+    """The bundle of authorities of the user's Python, where there is one."""
+    return _interpreter(named, []).certifi if named or _find_python() else None
 
 
 def _notebook_target(source: Path) -> Path:
