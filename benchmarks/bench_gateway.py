@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -174,7 +175,8 @@ def percentile(values: list[float], percent: int) -> float:
     return statistics.quantiles(values, n=100)[percent - 1]
 
 
-async def measure(direct: Side, through: Side, server: psutil.Process, requests: int, memory: int) -> None:
+async def measure(direct: Side, through: Side, server: psutil.Process, requests: int, memory: int) -> bool:
+    """Print the figures; whether all are as wanted."""
     json_headers = {"content-type": "application/json"}
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), headers=json_headers, trust_env=False
@@ -223,9 +225,10 @@ async def measure(direct: Side, through: Side, server: psutil.Process, requests:
             (f"memory {growth:+.1f} MiB over {memory * 3 // 4:,} requests", growth < MOST_GROWTH_MIB),
         ]
         print("; ".join(f"{text} ({'as wanted' if good else 'NOT as wanted'})" for text, good in verdicts))
+        return all(good for _, good in verdicts)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--memory", type=int, default=20_000, help="requests over which the memory is watched")
@@ -258,11 +261,12 @@ def main() -> None:
                 direct.body,
                 direct.stream_body,
             )
-            asyncio.run(measure(direct, through, psutil.Process(server.pid), chosen.requests, chosen.memory))
+            good = asyncio.run(measure(direct, through, psutil.Process(server.pid), chosen.requests, chosen.memory))
         finally:
             for process in (server, instance):
                 process.terminate()
                 process.join(10)
+    return 0 if good else 1
 
 
 def wait_for(port: int) -> None:
@@ -276,4 +280,4 @@ def wait_for(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipelines.conftest import until
-from tunesmith.components.steps.runtime import STOPPED, fresh, link_tree, parse_arguments
+from tunesmith.components.steps.runtime import STOPPED, fresh, parse_arguments
 from tunesmith.errors import UserError
 
 
@@ -47,13 +47,6 @@ def test_fresh_takes_away_an_empty_folder_only(tmp_path: Path) -> None:
     (tmp_path / "b" / "x").touch()
     with pytest.raises(OSError):
         fresh(tmp_path / "b")
-
-
-def test_link_tree_copies_without_room(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "x").write_text("1")
-    link_tree(tmp_path / "a", tmp_path / "c")
-    assert (tmp_path / "c" / "b" / "x").samefile(tmp_path / "a" / "b" / "x")
 
 
 SCRIPT = """

@@ -13,7 +13,8 @@ from tunesmith.components.steps.processes import begin_worker, launch
 def main(mode: str, folder: Path) -> None:
     """launch: start two of the mode named next. fail: the second exits with 3. wait: until told to stop."""
     if mode == "launch":
-        launch(2, "tests.components.worker", [sys.argv[2], str(folder)], stop_file=folder / "stop")
+        stop_file = folder / "stop"
+        launch(2, "tests.components.worker", [sys.argv[2], str(folder)], stop_file=stop_file, stop=lambda: False)
         (folder / "ended").touch()
     elif mode == "fail":
         sys.exit(3 if os.environ["RANK"] == "1" else 0)

@@ -69,7 +69,7 @@ def test_adapters_are_kept_by_name_and_roll_when_they_change(rooms: Rooms) -> No
         "adapter foreign: nothing tells which base it was trained on; its shapes are compared when it loads"
     ]
     (wanted,) = rooms.service.wanted()
-    folders = rooms.service.adapter_folders(wanted)
+    folders = rooms.service.outcomes.adapter_folders(wanted)
     assert {name: path.parent.name for name, path in folders.items()} == {"polite": "polite", "foreign": "foreign"}
     rooms.service.update_deployment("chat", "blue", UpdateDeployment(description="the same adapters"))
     assert rooms.service.wanted()[0].generation == 1

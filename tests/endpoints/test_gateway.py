@@ -192,7 +192,9 @@ async def test_requests_wait_for_an_instance_that_comes_back(yard: Yard) -> None
     yard.pool.add(target)
     assert (await (await waiting).result()).choices[0].text == "hi"
     yard.pool.remove(target)
-    yard.service.report(("chat", "blue"), 1, "Failed", error={"code": "InvalidModel", "message": "no tokenizer"})
+    yard.service.outcomes.report(
+        ("chat", "blue"), 1, "Failed", error={"code": "InvalidModel", "message": "no tokenizer"}
+    )
     with pytest.raises(Unavailable, match="state Failed, 1 wanted\\): no tokenizer"):
         await yard.gateway.generate("chat", ask("hi"))
     assert len(backend.requests) == 1
@@ -223,6 +225,12 @@ async def test_mirrored_traffic_is_copied_dropped_and_counted_apart(yard: Yard) 
     with pytest.raises(ModelFailed):
         await yard.gateway.generate("chat", ask("fail"))
     await eventually(lambda: counters.mirrored_by_status == {200: 1, 500: 1})
+    with pytest.raises(ModelFailed):
+        async for _ in await yard.gateway.generate("chat", ask("fail-late", stream=True)):
+            pass
+    await eventually(lambda: counters.mirrored_by_status == {200: 1, 500: 1, 424: 1})
+    yard.journal.flush()
+    assert [line.status for line in yard.journal.requests("chat", "green")] == [200, 500, 424]
     text = yard.gateway.metrics.prometheus()
     assert 'tunesmith_mirrored_requests_total{endpoint="chat",deployment="green",code="500"} 1' in text
     assert 'tunesmith_requests_total{endpoint="chat",deployment="blue",code="200"} 2' in text

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from tunesmith.endpoints import collected
 from tunesmith.endpoints.collected import CollectedConversations
 from tunesmith.endpoints.journal import Journal
 from tunesmith.endpoints.trace import RequestTrace, current
-from tunesmith.errors import ModelFailed, UserError
+from tunesmith.errors import ModelFailed, UnsupportedField, UserError
 from tunesmith.generate.types import GenerateRequest
 from tunesmith.records.endpoints import DataCollector, UpdateEndpoint
 
@@ -90,8 +93,12 @@ async def test_what_is_kept_is_redacted_and_becomes_training_rows(yard: Yard, tm
     yard.traffic(blue=100)
     assert await whole(yard, ask("say mail a.b@example.com")) == "mail a.b@example.com"
     assert await streamed(yard, ask("say the secret is 123456789", stream=True)) == "the secret is 123456789"
+    # What failed, was refused or was given up is no conversation.
     with pytest.raises(ModelFailed):
         await whole(yard, ask("fail"))
+    with pytest.raises(UnsupportedField):
+        await whole(yard, ask("refuse"))
+    await (await yard.gateway.generate("chat", ask("stall", stream=True))).aclose()
     yard.journal.flush()
     (file,) = (yard.journal.collected_folder / "chat" / "blue").glob("*.jsonl")
     assert file.stat().st_mode & 0o077 == 0
@@ -116,10 +123,10 @@ async def test_what_is_kept_is_redacted_and_becomes_training_rows(yard: Yard, tm
     ]
     assert conversations.report().model_dump() == {
         "written": 2,
-        "left_out": {collected.NO_ANSWER: 1},
+        "left_out": {},
         "removed_before": 0,
     }
-    assert yard.gateway.metrics.of(("chat", "blue")).collected == 3
+    assert yard.gateway.metrics.of(("chat", "blue")).collected == 2
     out = tmp_path / "rows.jsonl"
     out.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     report = check(out)
@@ -165,12 +172,51 @@ async def test_what_is_left_out_is_counted_with_its_reason(yard: Yard) -> None:
     now = datetime.now(UTC)
     assert list(conversations.rows(until=now - timedelta(hours=1))) == []
     assert conversations.report().left_out == {collected.OUT_OF_TIME: 7}
-    yard.journal.forget("chat")
-    assert conversations.delete() > 0
+    assert yard.journal.forget("chat", conversations.delete) > 0
     assert list(conversations.rows()) == []
     await whole(yard, GenerateRequest((first,)))
     yard.journal.flush()
     assert len(list(conversations.rows())) == 1
+
+
+async def test_tools_are_kept_redacted_and_calls_with_them(yard: Yard) -> None:
+    await yard.deployment("blue", collector=DataCollector(enabled=True, redact_patterns=("Paris",)))
+    yard.traffic(blue=100)
+    function = {"name": "weather", "description": "Ask a.b@example.com", "parameters": {"type": "object"}}
+    request = ask("call weather")
+    for stream in (False, True):
+        asked = replace(request, tools=({"type": "function", "function": function},), stream=stream)
+        generation = await yard.gateway.generate("chat", asked)
+        _ = [event async for event in generation] if stream else await generation.result()
+    yard.journal.flush()
+    (file,) = (yard.journal.collected_folder / "chat" / "blue").glob("*.jsonl")
+    first, second = map(json.loads, file.read_text("utf-8").splitlines())
+    kept = {"type": "function", "function": {**function, "description": "Ask [EMAIL]"}}
+    call = {"name": "weather", "arguments": '{"city": "[REDACTED]"}'}
+    for body in (first, second):
+        assert body["tools"] == [kept]
+        assert body["choices"] == [{"text": "", "finish_reason": "tool_calls", "tool_calls": [call]}]
+
+
+async def test_conversations_are_deleted_while_nothing_is_written(yard: Yard) -> None:
+    await yard.deployment("blue", collector=KEPT)
+    yard.traffic(blue=100)
+    await whole(yard, ask("say hello"))
+    by: list[str] = []
+
+    def delete() -> int:
+        by.append(threading.current_thread().name)
+        return CollectedConversations(yard.journal.collected_folder, "chat").delete()
+
+    assert await asyncio.to_thread(yard.journal.forget, "chat", delete) > 0
+    assert by == ["request-journal"]
+
+    def refuse() -> int:
+        raise PermissionError("the folder is another's")
+
+    with pytest.raises(PermissionError):
+        await asyncio.to_thread(yard.journal.forget, "chat", refuse)
+    assert yard.journal.lost == 0
 
 
 def test_answers_that_were_cut_are_left_out_unless_they_are_asked_for(tmp_path: Path) -> None:

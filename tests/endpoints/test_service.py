@@ -156,13 +156,26 @@ def test_only_what_an_instance_is_made_of_starts_a_new_generation(rooms: Rooms) 
     assert (record.instance_count, record.description) == (0, "idle")
     rooms.service.update_deployment("chat", "blue", UpdateDeployment(environment_variables={"A": "1"}))
     assert generation() == 2
-    rooms.service.report(("chat", "blue"), 1, "Failed", error={"message": "of an old generation"})
+    rooms.service.outcomes.report(("chat", "blue"), 1, "Failed", error={"message": "of an old generation"})
     assert rooms.service.get_deployment("chat", "blue").provisioning_state == "Creating"
-    rooms.service.report(("chat", "blue"), 2, "Failed", error={"message": "melted"}, log_tail=["a", "b"])
+    rooms.service.outcomes.report(("chat", "blue"), 2, "Failed", error={"message": "melted"}, log_tail=["a", "b"])
     record = rooms.service.get_deployment("chat", "blue")
     assert (record.provisioning_state, record.error, record.log_tail) == ("Failed", {"message": "melted"}, ["a", "b"])
     rooms.service.update_deployment("chat", "blue", UpdateDeployment(description="try again"))
     assert generation() == 3
+
+
+def test_listeners_hear_of_what_is_gone(rooms: Rooms) -> None:
+    rooms.service.create_or_update(CreateEndpoint(name="chat"))
+    deploy(rooms)
+    rooms.service.delete("chat")
+    heard: list[tuple[int, int]] = []
+    rooms.service.subscribe(
+        lambda: heard.append((len(rooms.service.wanted()), len(rooms.service.deleting_endpoints())))
+    )
+    rooms.service.outcomes.forget_deployment(("chat", "blue"))
+    rooms.service.outcomes.forget_endpoint("chat")
+    assert heard == [(0, 1), (0, 0)]
 
 
 def test_a_deployment_with_traffic_cannot_be_deleted(rooms: Rooms) -> None:
@@ -180,17 +193,17 @@ def test_a_deployment_with_traffic_cannot_be_deleted(rooms: Rooms) -> None:
         rooms.service.update("chat", UpdateEndpoint(traffic={"blue": 100}))
     with pytest.raises(Conflict, match="being deleted"):
         deploy(rooms)
-    rooms.service.forget_deployment(("chat", "blue"))
+    rooms.service.outcomes.forget_deployment(("chat", "blue"))
     assert rooms.service.get("chat").traffic == {"green": 100}
     assert deploy(rooms).provisioning_state == "Creating"
     rooms.service.delete("chat")
     with pytest.raises(NotAuthenticated):
         rooms.service.authenticate("chat", f"Bearer {rooms.service.keys('chat').primary_key}")
-    rooms.service.forget_endpoint("chat")
+    rooms.service.outcomes.forget_endpoint("chat")
     assert rooms.service.get("chat").provisioning_state == "Deleting"  # its deployments are still there
     for name in ("blue", "green"):
-        rooms.service.forget_deployment(("chat", name))
-    rooms.service.forget_endpoint("chat")
+        rooms.service.outcomes.forget_deployment(("chat", name))
+    rooms.service.outcomes.forget_endpoint("chat")
     assert rooms.service.list() == []
     later = reopened(rooms)
     assert later.service.list() == []

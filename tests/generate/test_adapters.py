@@ -145,6 +145,31 @@ def test_scales_follow_patterns_and_bfloat16_is_widened(tmp_path: Path) -> None:
     assert adapter.rank == 2
 
 
+def test_a_file_in_bfloat16_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    tensors = {
+        f"base_model.model.layers.{layer}.q.lora_{side}.weight": torch.full(shape, layer, dtype=torch.bfloat16)
+        for layer in range(6)
+        for side, shape in (("A", (2, 3)), ("B", (4, 2)))
+    }
+    save_torch(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    read: list[int] = []
+    deserialize = safetensors.deserialize
+
+    def counted(data: bytes) -> Any:
+        read.append(len(data))
+        return deserialize(data)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(safetensors, "deserialize", counted)
+    adapter = read_adapter("one", tmp_path, {f"layers.{layer}.q": (3, 4) for layer in range(6)})
+    assert [float(adapter.modules[f"layers.{layer}.q"][0][0, 0]) for layer in range(6)] == [0, 1, 2, 3, 4, 5]
+    assert len(read) == 1
+
+
 def test_adapters_stand_side_by_side() -> None:
     one = Adapter("one", {"a": (np.ones((2, 3), np.float32), np.ones((4, 2), np.float32))})
     two = Adapter("two", {"b": (np.ones((1, 3), np.float32), np.ones((4, 1), np.float32))})

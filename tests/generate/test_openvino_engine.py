@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from tests.generate import test_architectures as special
 from tests.generate.conftest import Packages, reference
 from tests.support.tiny import Family
+from tests.support.workspace import until
 from tunesmith.chat.messages import Message
 from tunesmith.errors import InvalidModel, Unavailable, UnsupportedField
 from tunesmith.generate import GenerateRequest, GenerateResult, collect, open_engine
+from tunesmith.generate.engines import openvino_export
 from tunesmith.generate.engines.exports import export_key, find_or_export
 from tunesmith.generate.engines.openvino_engine import OpenVinoEngine, seconds_per_token
 from tunesmith.generate.engines.openvino_export import export
@@ -227,6 +230,46 @@ def test_two_processes_export_once_and_need_no_torch_to_serve(packages: Packages
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [export_key(packages("llama"), "float32")]
     found = find_or_export(packages("llama"), "float32", tmp_path)
     assert found.reused
+
+
+def test_an_export_goes_on_without_the_process_that_asked(packages: Packages, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tunesmith.generate.engines.exports import find_or_export\n"
+        "from tunesmith.models import ModelPackage\n"
+        "find_or_export(ModelPackage.open(sys.argv[1]), 'float32', Path(sys.argv[2]))\n"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", program, str(packages("llama").path), str(tmp_path)])
+    until(lambda: any(_exports(child) for child in psutil.Process(asker.pid).children()), "the export to begin")
+    asker.kill()
+    asker.wait()
+    found = find_or_export(packages("llama"), "float32", tmp_path)
+    assert (found.reused, found.path.is_dir()) == (True, True)
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def _exports(process: psutil.Process) -> bool:
+    return openvino_export.__name__ in process.cmdline()
+
+
+def test_an_export_is_not_proved_by_nothing(
+    packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_export, "DECODED", 1000)  # longer than any probe
+    with pytest.raises(InvalidModel, match="the export cannot be proved"):
+        export(packages("llama"), tmp_path / "made", "float32")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_a_graph_that_differs_is_refused_in_every_form(
+    form: Any, packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_export, "MEAN_KL", -1.0)  # nothing is as near
+    with pytest.raises(InvalidModel, match="differs from the model by"):
+        export(packages("llama"), tmp_path / "made", form)
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_cannot_be_exported_is_remembered_and_served_otherwise(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from tunesmith.errors import (
 )
 from tunesmith.generate import GenerateRequest, collect, open_engine
 from tunesmith.generate.engines.vllm_engine import VllmEngine
+from tunesmith.models import ModelPackage
 
 
 @pytest.fixture
@@ -175,6 +177,17 @@ def test_a_server_that_does_not_come_up_shows_its_log(
     monkeypatch.setenv("STAND_IN_OPTIONS", "--fail")
     with pytest.raises(DeploymentFailed, match=r"status 3 while it started: torch\.OutOfMemoryError"):
         engines()
+
+
+def test_no_server_is_left_behind_by_a_package_without_a_tokenizer(
+    packages: Packages, log: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(packages("qwen2").path, tmp_path / "package")
+    package = ModelPackage.open(tmp_path / "package")
+    (package.path / "tokenizer.json").unlink()
+    with pytest.raises(Exception, match=r"tokenizer"):
+        open_engine(package, engine="vllm")
+    assert not log.exists()  # it was not even started
 
 
 def test_no_vllm_is_said(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,8 @@ import json
 from pathlib import Path
 
 from tunesmith.errors import InvalidModel
+from tunesmith.models.adapter_files import ADAPTER_CONFIG_FILE, ADAPTER_FOLDER, LOCK_FILE, TUNED
 from tunesmith.models.package import MANIFEST_FILE, MLFLOW_PACKAGE_FOLDER, ModelPackage
-
-CONFIG_FILE = "adapter_config.json"
-ADAPTER_FOLDER = "adapter"
-LOCK_FILE = "run.lock"
-TUNED = "tuned:"
-"""How a package names the base that it was merged from, among its origins."""
 
 
 def find_adapter(name: str, folder: Path) -> Path:
@@ -26,11 +21,11 @@ def find_adapter(name: str, folder: Path) -> Path:
     Raises ``InvalidModel``.
     """
     for place in (folder, folder / ADAPTER_FOLDER):
-        if (place / CONFIG_FILE).is_file():
+        if (place / ADAPTER_CONFIG_FILE).is_file():
             return place
     raise InvalidModel(
         f"adapter {name!r} is no LoRA adapter: neither {folder.name} nor {folder.name}/{ADAPTER_FOLDER} has a "
-        f"{CONFIG_FILE}",
+        f"{ADAPTER_CONFIG_FILE}",
         target=f"adapters.{name}",
         way_out="name a training output, a registered adapter, or a model that was converted with its adapter",
     )

@@ -24,7 +24,7 @@ from tunesmith.storage.atomic import remove
 NO_ANSWER = "no whole answer came"
 CUT = "the answer was cut at its token limit"
 EMPTY = "the answer is empty"
-TOOLS = "the request had tools: the answer may be a call, which is kept as text only"
+TOOLS = "the request had tools: rows are made of plain conversations only"
 FORMAT = "the request had a response format"
 NOT_TO_LEARN = "the last message is not the user's"
 DISORDER = "the turns are not in the order of a conversation"

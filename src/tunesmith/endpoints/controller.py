@@ -110,7 +110,7 @@ class EndpointController:
             for name in self._service.deleting_endpoints():
                 if not any(key[0] == name for key in self._handles):
                     await asyncio.to_thread(shutil.rmtree, self._service.folder / name, True)
-                    await asyncio.to_thread(self._service.forget_endpoint, name)
+                    await asyncio.to_thread(self._service.outcomes.forget_endpoint, name)
 
     def instances(self, endpoint: str, deployment: str) -> list[Instance]:
         """The instances of a deployment as they are now."""
@@ -189,7 +189,7 @@ class EndpointController:
         decision = scaler.decide(limits, document.spec.instance_count, load, now)
         if decision is not None:
             await asyncio.to_thread(
-                self._service.scale, document.key, document.generation, decision.count, decision.reason
+                self._service.outcomes.scale, document.key, document.generation, decision.count, decision.reason
             )
         return decision is not None
 
@@ -215,8 +215,8 @@ class EndpointController:
         if old and any(handle.stage is not Stage.READY for handle in current):
             return  # a roll goes one by one: the next starts when this one is ready
         for _ in range(min(missing, 1) if old else missing):
-            model, probes = await asyncio.to_thread(self._service.model_files, document)
-            adapters = await asyncio.to_thread(self._service.adapter_folders, document)
+            model, probes = await asyncio.to_thread(self._service.outcomes.model_files, document)
+            adapters = await asyncio.to_thread(self._service.outcomes.adapter_folders, document)
             handle = await asyncio.to_thread(
                 Handle.create,
                 self._service.folder,
@@ -244,7 +244,7 @@ class EndpointController:
             await self._report(document, "Succeeded", notices=notices, instance_count=document.spec.instance_count)
 
     async def _report(self, document: DeploymentDocument, state: str, **details: object) -> None:
-        await asyncio.to_thread(self._service.report, document.key, document.generation, state, **details)  # type: ignore[arg-type]
+        await asyncio.to_thread(self._service.outcomes.report, document.key, document.generation, state, **details)  # type: ignore[arg-type]
 
     async def _forget(self, document: DeploymentDocument) -> None:
         endpoint, deployment = document.key
@@ -253,5 +253,5 @@ class EndpointController:
         self._pool.forget(document.key, NotFound(f"deployment {deployment!r} of endpoint {endpoint!r} was deleted"))
         folder: Path = self._service.folder / endpoint / deployment
         await asyncio.to_thread(shutil.rmtree, folder, True)
-        await asyncio.to_thread(self._service.forget_deployment, document.key)
+        await asyncio.to_thread(self._service.outcomes.forget_deployment, document.key)
         self._wake.set()

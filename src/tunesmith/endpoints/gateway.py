@@ -178,8 +178,12 @@ class Gateway:
                         status = response.status
             finally:
                 self._pool.release(target)
-            last = answer.rstrip().rpartition(b"\n")[2]
-            usage = orjson.loads(last).get("usage") or {}
+            last = orjson.loads(answer.rstrip().rpartition(b"\n")[2])
+            usage = last.get("usage") or {}
+            if status == 200 and "error" in last:  # a stream that failed midway
+                status = instance_error(last, ModelFailed.status).status
+            elif status == 200 and not usage:
+                status = ModelFailed.status
             counters.mirrored_tokens += int(usage.get("completion_tokens", 0))
         except TimeoutError:
             status = RequestTimeout.status

@@ -265,7 +265,8 @@ class Generation:
         if self._journal is not None:
             line = self._line(status, error, latency, prompt, completion)
             self._journal.note(line)
-            if self._kept is not None and self._route.collector is not None:
+            # What was refused, failed or given up is no conversation, and would drive out those that are.
+            if status == 200 and self._kept is not None and self._route.collector is not None:
                 self._counters.collected += 1
                 self._journal.collect(
                     Answered(self._route.key, self._route.collector, self._body, tuple(self._kept), line)

@@ -147,6 +147,8 @@ class Handle:
             InstanceProcess.find(state.pid, state.process_started) if state else InstanceProcess.find_by_config(folder)
         )
         handle.ever_ready = state is not None and state.state in ("Ready", "Stopping", "Stopped")
+        if handle.process is None and state is not None:
+            InstanceProcess(state.pid, state.process_started).kill()  # what a dead one had started
         if handle.process is not None:
             handle.stage = Stage.STARTING
             handle._launched_at = time.monotonic()
@@ -256,6 +258,7 @@ class Handle:
         state = read_state(self.folder)
         ours = state is not None and state.pid == self.process.pid
         end = self.process.describe_end()
+        self.process.kill()  # what it had started would stand beside the next one's
         if self.target is not None:
             self._pool.remove(self.target)
             self.target = None

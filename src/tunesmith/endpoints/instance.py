@@ -73,6 +73,7 @@ class Instance:
             # A load cannot be interrupted: its thread would keep the process alive.
             self._tell(state="Stopped")
             sys.stdout.flush()
+            _end_children()
             os._exit(0)
         error = bring_up.result()
         if error is None:
@@ -160,6 +161,13 @@ class Instance:
         self._state = self._state.model_copy(update=changes)
         if self._folder.is_dir():
             write_json(self._folder / STATE_FILE, self._state)
+
+
+def _end_children() -> None:
+    """End what the load started: an engine's server, an export."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def _open_package(config: InstanceConfig) -> Any:

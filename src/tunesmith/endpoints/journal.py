@@ -10,9 +10,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -20,6 +21,8 @@ from tunesmith.endpoints.line_files import NumberedLines, RotatingLines, newest_
 from tunesmith.endpoints.redaction import redactor_of
 from tunesmith.records.endpoints import DataCollector
 from tunesmith.records.serving import RequestLine
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +96,24 @@ class Journal:
             self._thread = None
             self._closing = False
 
-    def forget(self, endpoint: str) -> None:
-        """Close the files of an endpoint's conversations, because they are to be deleted."""
+    def forget(self, endpoint: str, delete: Callable[[], T]) -> T:
+        """Close the files of an endpoint's conversations and ``delete`` them, while nothing else is written."""
+        outcome: Future[T] = Future()
 
-        def close() -> None:
-            for key in [key for key in self._collected if key[0] == endpoint]:
-                self._collected.pop(key).close()
+        def close_and_delete() -> None:
+            try:
+                for key in [key for key in self._collected if key[0] == endpoint]:
+                    self._collected.pop(key).close()
+                outcome.set_result(delete())
+            except BaseException as error:
+                outcome.set_exception(error)
 
         if self._thread is None:
-            close()
+            close_and_delete()
         else:
-            self._hand_over(close)
-            self.flush()
+            self._hand_over(close_and_delete)
+            self._hurry.set()
+        return outcome.result()
 
     def requests(
         self, endpoint: str | None = None, deployment: str | None = None, *, last: int = 100
@@ -186,28 +195,45 @@ class Journal:
 
 
 def conversation(answered: Answered) -> dict[str, Any]:
-    """What is kept of one request: when, who answered, the messages, the answers; all texts redacted."""
+    """What is kept of one request: when, who answered, the messages, the tools, the answers with their calls; all
+    texts redacted, names of fields and numbers that stand in JSON as such are not."""
     redact = redactor_of(answered.collector)
     request = orjson.loads(answered.request)
     kept = ("time", "request_id", "endpoint", "deployment", "model", "status", "prompt_tokens", "completion_tokens")
     body: dict[str, Any] = {name: answered.line[name] for name in kept if name in answered.line}
     body["messages"] = redact.messages(request.pop("messages"))
     if "tools" in request:
-        body["tools"] = request.pop("tools")
+        body["tools"] = redact.value(request.pop("tools"))
     body["parameters"] = redact.value({name: value for name, value in request.items() if name != "stream"})
     body["choices"] = [
-        {"text": redact.text(text), "finish_reason": reason} for text, reason in _choices(answered.answer)
+        {
+            "text": redact.text(choice.text),
+            "finish_reason": choice.finish_reason,
+            **({"tool_calls": redact.value([*choice.calls.values()])} if choice.calls else {}),
+        }
+        for choice in _choices(answered.answer)
     ]
     return body
 
 
-def _choices(answer: Sequence[bytes]) -> list[tuple[str, str | None]]:
-    texts: dict[int, list[str]] = {}
-    reasons: dict[int, str | None] = {}
+@dataclass(slots=True)
+class _Choice:
+    text: str = ""
+    finish_reason: str | None = None
+    calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    """By their index: name and arguments, as JSON text."""
+
+
+def _choices(answer: Sequence[bytes]) -> list[_Choice]:
+    choices: dict[int, _Choice] = {}
     for part in answer:
         body = orjson.loads(part)
         for event in body.get("choices", [body]):
-            index = event.get("index", 0)
-            texts.setdefault(index, []).append(event.get("text", ""))
-            reasons[index] = event.get("finish_reason") or reasons.get(index)
-    return [("".join(texts[index]), reasons[index]) for index in sorted(texts)]
+            choice = choices.setdefault(event.get("index", 0), _Choice())
+            choice.text += event.get("text", "")
+            choice.finish_reason = event.get("finish_reason") or choice.finish_reason
+            for piece in event.get("tool_calls", ()):
+                call = choice.calls.setdefault(piece["index"], {"name": "", "arguments": ""})
+                call["name"] = piece.get("name") or call["name"]
+                call["arguments"] += piece.get("arguments", "")
+    return [choices[index] for index in sorted(choices)]

@@ -97,17 +97,22 @@ class InstanceProcess:
 
     def terminate(self) -> None:
         """Ask it to finish what is in flight and end."""
-        self._signal(signal.SIGTERM, group=False)
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and what it started, now."""
-        self._signal(signal.SIGKILL, group=True)
+        """End it and what it started, now; what outlived it as well, such as the server of an engine."""
+        if self.alive() or not self._given_out_again():
+            # A group keeps its number as long as anyone is in it, also when its leader is gone.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
-    def _signal(self, number: signal.Signals, *, group: bool) -> None:
-        if not self.alive():
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if group:
-                os.killpg(self.pid, number)
-            else:
-                os.kill(self.pid, number)
+    def _given_out_again(self) -> bool:
+        """Whether the pid of a dead process may mean something else by now."""
+        if self._child is None and self.started < psutil.boot_time() - 1:
+            return True
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.started) >= 0.05
+        except psutil.NoSuchProcess:
+            return False

@@ -2,14 +2,14 @@
 
 Everything that may be asked of an endpoint is checked here, written to the database and put in the routing table.
 Nothing here starts a process: the controller reads ``wanted()``, makes it so, and says what became of it. Keys and
-tokens are in ``access``, the controller's side is in ``outcomes``; the service is the one way to all of it. All
+tokens are in ``access``; the controller's side is ``EndpointService.outcomes``. All
 methods may be called from any thread.
 """
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from tunesmith.endpoints.rules import (
     whole_split,
 )
 from tunesmith.endpoints.store import DeploymentDocument, EndpointDocument
-from tunesmith.endpoints.table import Cipher, EndpointTable, Key, not_deleting
+from tunesmith.endpoints.table import Cipher, EndpointTable, not_deleting
 from tunesmith.endpoints.tails import tail
 from tunesmith.errors import Conflict, Fault, ValidationFailed
 from tunesmith.records.assets import ModelVersion
@@ -41,7 +41,6 @@ from tunesmith.records.endpoints import (
     EndpointKeys,
     EndpointToken,
     Instance,
-    ProvisioningState,
     UpdateDeployment,
     UpdateEndpoint,
 )
@@ -79,7 +78,8 @@ class EndpointService:
     ) -> None:
         self._table = EndpointTable(database, secrets, resolve_model, resolve_adapter or self._registered, folder)
         self._access = EndpointAccess(self._table)
-        self._outcomes = Outcomes(self._table, probes_of)
+        self.outcomes = Outcomes(self._table, probes_of)
+        """The controller's side: what it needs to know, and what it reports."""
         self._base_url = base_url
         self._describe_instance_type = describe_instance_type
         self._instances: Callable[[str, str], builtins.list[Instance]] = lambda _endpoint, _deployment: []
@@ -236,7 +236,7 @@ class EndpointService:
         """The last ``lines`` lines of each instance's log, the newest instance last, and what autoscale did."""
         with self._table.lock:
             self._table.deployment(endpoint, name)
-            scaled = self._outcomes.scale_events((endpoint, name))
+            scaled = self.outcomes.scale_events((endpoint, name))
         found: builtins.list[str] = []
         logs = sorted((self.folder / endpoint / name).glob("*/log.txt"), key=lambda path: path.stat().st_mtime)
         for path in logs:
@@ -248,15 +248,7 @@ class EndpointService:
             found += [f"{event.time:%Y-%m-%d %H:%M:%S} {describe(event)}" for event in scaled[-lines:]]
         return found
 
-    # The controller's side, and the gateway's
-
-    def model_files(self, document: DeploymentDocument) -> tuple[Path, Path | None]:
-        """See ``Outcomes.model_files``."""
-        return self._outcomes.model_files(document)
-
-    def adapter_folders(self, document: DeploymentDocument) -> dict[str, Path]:
-        """See ``Outcomes.adapter_folders``."""
-        return self._outcomes.adapter_folders(document)
+    # For the controller and the gateway
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after every change of what is wanted, from the thread that made it."""
@@ -273,34 +265,6 @@ class EndpointService:
     def deleting_endpoints(self) -> tuple[str, ...]:
         """Endpoints that are to go."""
         return self._table.deleting
-
-    def report(
-        self,
-        key: Key,
-        generation: int,
-        state: ProvisioningState,
-        *,
-        error: dict[str, Any] | None = None,
-        log_tail: Iterable[str] = (),
-        notices: Iterable[str] = (),
-        instance_count: int | None = None,
-    ) -> None:
-        """See ``Outcomes.report``."""
-        self._outcomes.report(
-            key, generation, state, error=error, log_tail=log_tail, notices=notices, instance_count=instance_count
-        )
-
-    def scale(self, key: Key, generation: int, count: int, reason: str) -> None:
-        """See ``Outcomes.scale``."""
-        self._outcomes.scale(key, generation, count, reason)
-
-    def forget_deployment(self, key: Key) -> None:
-        """See ``Outcomes.forget_deployment``."""
-        self._outcomes.forget_deployment(key)
-
-    def forget_endpoint(self, name: str) -> None:
-        """See ``Outcomes.forget_endpoint``."""
-        self._outcomes.forget_endpoint(name)
 
     def route(self, name: str) -> Route | None:
         """The routing snapshot of an endpoint; None when there is none."""
@@ -408,7 +372,7 @@ class EndpointService:
             error=document.error,
             log_tail=document.log_tail,
             notices=document.notices,
-            scale_events=self._outcomes.scale_events(document.key),
+            scale_events=self.outcomes.scale_events(document.key),
             created_at=document.created_at,
         )
 

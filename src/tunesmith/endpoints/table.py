@@ -139,6 +139,7 @@ class EndpointTable:
         self.store.delete_deployment(*key)
         del self.deployments[key]
         self.rebuild()
+        self._tell()
 
     def forget_endpoint(self, name: str) -> None:
         """Remove an endpoint that has no deployments."""
@@ -146,6 +147,7 @@ class EndpointTable:
         del self.endpoints[name]
         self._key_material.pop(name, None)
         self.rebuild()
+        self._tell()
 
     def rebuild(self) -> None:
         """Make the snapshots anew."""

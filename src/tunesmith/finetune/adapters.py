@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from tunesmith.finetune.files import sync_folder, write_text
 from tunesmith.finetune.lora import adapted_layers
 from tunesmith.finetune.parameters import FinetuneParameters
-
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+from tunesmith.models.adapter_files import ADAPTER_CONFIG_FILE as CONFIG_FILE
+from tunesmith.models.adapter_files import ADAPTER_WEIGHTS_FILE as WEIGHTS_FILE
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tunesmith.finetune.seeding import random_state, restore_random_state
+from tunesmith.reporting import Reporter
 
 if TYPE_CHECKING:
     from tunesmith.finetune.trainer import Trainer
@@ -59,6 +60,23 @@ class RateSearch:
             if number % 3 == 0 or rate == self.lowest_at
         ]
         return [f"learning rate  change of the loss (from {self.start_loss:.4f})", *shown]
+
+    def tell(self, reporter: Reporter, *, given: float) -> None:
+        """Log the table, and say what is used in place of the ``given`` rate."""
+        for line in self.lines():
+            reporter.log(line)
+        if self.suggestion is None:
+            reporter.notice(
+                "NoLearningRateFound",
+                f"find_learning_rate: at no rate did the loss fall; learning_rate {given:g} is used as given",
+            )
+        else:
+            reporter.notice(
+                "LearningRateFound",
+                f"find_learning_rate: {self.suggestion:g} is used in place of {given:g} "
+                f"(the loss was lowest at {self.lowest_at:g})",
+                level="info",
+            )
 
 
 def search(trainer: Trainer, stop: Callable[[], bool]) -> RateSearch | None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.finetune.files import write_text
+from tunesmith.models.adapter_files import LOCK_FILE
 from tunesmith.reporting import Level, Reporter
 
 RESULT_FILE = "train_result.json"
-LOCK_FILE = "run.lock"
 
 Outcome = Literal["completed", "early_stopping", "max_minutes", "stopped"]
 

@@ -241,9 +241,7 @@ def _forecast(
     )
     if expected.memory_bytes <= free:
         return
-    remedies = memory_remedies(
-        config, parameters, rows.lengths, context_length=package.manifest.context_length
-    )
+    remedies = memory_remedies(config, parameters, rows.lengths, context_length=package.manifest.context_length)
     words = f"the run needs about {expected.memory_bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
     ways = "; ".join(str(remedy) for remedy in remedies)
     if expected.parts["weights"] > free:

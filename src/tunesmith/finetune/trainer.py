@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from tunesmith.finetune.forward import ChatForward
 from tunesmith.finetune.memory import current_bytes
 from tunesmith.finetune.optimisers import Optimiser
 from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.progress import Progress
 from tunesmith.finetune.result import HistoryPoint, Outcome
 from tunesmith.finetune.schedules import Schedule, schedule
 from tunesmith.finetune.seeding import random_state, restore_random_state
@@ -37,45 +38,6 @@ from tunesmith.reporting import Reporter
 SAVE_SECONDS = 600.0
 """A checkpoint is written at least this often, so that a kill costs little."""
 _SMOOTH = 0.8
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run is; all of it is in a checkpoint. ``step`` is the number of finished optimiser steps."""
-
-    step: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    window_loss: float = 0.0
-    window_trained: int = 0
-    window_tokens: int = 0
-    window_seconds: float = 0.0
-    last_loss: float = math.nan
-    best_step: int | None = None
-    best_metric: float | None = None
-    waited: int = 0
-    """Evaluations in a row without improvement."""
-    evaluated_at: int = -1
-    piece_tokens: int | None = None
-    search_seconds: float = 0.0
-    rate_search: dict[str, Any] | None = None
-    """What the search for a learning rate found, with ``find_learning_rate``."""
-    losses: list[float] = field(default_factory=list)
-    """Of each finished optimiser step, per trained token."""
-    history: list[HistoryPoint] = field(default_factory=list)
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        body = {name: getattr(self, name) for name in self.__slots__ if name != "history"}
-        return {**body, "history": [[point.step, point.values] for point in self.history]}
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> Progress:
-        """From a checkpoint."""
-        history = [HistoryPoint(step, values) for step, values in state["history"]]
-        return cls(**{**state, "history": history})
 
 
 class Trainer:
@@ -335,21 +297,7 @@ class Trainer:
             return False
         progress.search_seconds = time.perf_counter() - before
         progress.rate_search = found.to_dict()
-        for line in found.lines():
-            self.reporter.log(line)
-        if found.suggestion is None:
-            self.reporter.notice(
-                "NoLearningRateFound",
-                "find_learning_rate: at no rate did the loss fall; "
-                f"learning_rate {self.parameters.learning_rate:g} is used as given",
-            )
-        else:
-            self.reporter.notice(
-                "LearningRateFound",
-                f"find_learning_rate: {found.suggestion:g} is used in place of {self.parameters.learning_rate:g} "
-                f"(the loss was lowest at {found.lowest_at:g})",
-                level="info",
-            )
+        found.tell(self.reporter, given=self.parameters.learning_rate)
         self._take_rate()
         return True
 

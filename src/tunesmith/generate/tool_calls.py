@@ -149,8 +149,7 @@ class ToolCallReader:
         end = self._scan.end(text, at)
         if end is None:
             return (len(text), []) if last else None
-        made = self._made(text[at:end], name)
-        return (end, made) if made else (end, [])
+        return end, self._made(text[at:end], name)
 
     def _made(self, text: str, name: str | None) -> list[ToolCallPiece]:
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from tunesmith.errors import AlreadyExists, Failure, InvalidModel
+from tunesmith.models.adapter_files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, TUNED
 from tunesmith.models.files import written_aside
 from tunesmith.models.importing import make_package
 from tunesmith.models.loading import load_folder, load_model
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from tunesmith.chat.tokens import ChatTokenizer
 
 REPORT_FILE = "merge_report.json"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 PROBE_TOKENS = 512
 PROBE_ROW_TOKENS = 128
 """Rows are compared until there are so many tokens, so many of each at most: four passes in float32 over them."""
@@ -180,7 +179,7 @@ def merge_adapter(
             aside,
             name=name or package.manifest.name,
             origin=Origin(
-                source=f"tuned:{package.sha256}", sha256=adapter_sha256, conversion="LoRA adapter merged in float32"
+                source=f"{TUNED}{package.sha256}", sha256=adapter_sha256, conversion="LoRA adapter merged in float32"
             ),
             license=package.manifest.license,
             hashes=hashes,

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from tunesmith.errors import AlreadyExists, UserError
+from tunesmith.models.adapter_files import ADAPTER_FOLDER
 from tunesmith.models.files import link_or_copy, written_aside
 from tunesmith.models.merging import check_adapter
 from tunesmith.models.package import MANIFEST_FILE, MLFLOW_PACKAGE_FOLDER, MLMODEL_FILE, ModelPackage
@@ -29,7 +30,6 @@ from tunesmith.models.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FI
 from tunesmith.reporting import NullReporter, Reporter
 
 TASK = "llm/v1/chat"
-ADAPTER_FOLDER = "adapter"
 TOKENIZER_FOLDER = "components/tokenizer"
 METADATA_KEY = "tunesmith"
 DEFAULT_MAX_TOKENS = 256

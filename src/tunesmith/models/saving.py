@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.errors import AlreadyExists, InvalidModel
+from tunesmith.models.adapter_files import TUNED
 from tunesmith.models.facts import CONFIG_FILE
 from tunesmith.models.files import require_room, written_aside
 from tunesmith.models.importing import make_package
@@ -61,7 +62,7 @@ def save_package(
         make_package(
             aside,
             name=name or like.manifest.name,
-            origin=Origin(source=f"tuned:{like.sha256}"),
+            origin=Origin(source=f"{TUNED}{like.sha256}"),
             license=like.manifest.license,
             hashes=hashes,
             keep_contract=True,

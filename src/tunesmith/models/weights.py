@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from tunesmith.errors import InvalidModel
+from tunesmith.models.adapter_files import ADAPTER_CONFIG_FILE
 from tunesmith.models.files import safe_relative
 
 WEIGHTS_FILE = "model.safetensors"
@@ -138,7 +139,7 @@ def weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     others = sorted(path.name for path in folder.glob("*.safetensors"))
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
         raise InvalidModel(
             "this folder is a LoRA adapter, not a whole model",
             target=str(folder),

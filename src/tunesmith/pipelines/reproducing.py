@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import Conflict, Fault, TunesmithError, ValidationFailed
-from tunesmith.finetune.result import LOCK_FILE, RESULT_FILE
+from tunesmith.finetune.result import RESULT_FILE
+from tunesmith.models.adapter_files import LOCK_FILE
 from tunesmith.pipelines.cache import StepCache
 from tunesmith.pipelines.events import metric_events
 from tunesmith.pipelines.fingerprints import hash_code, text_sha256

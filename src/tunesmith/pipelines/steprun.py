@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from tunesmith.errors import Fault, StepFailed
 from tunesmith.pipelines import expressions, processes
 from tunesmith.pipelines.cache import MODULES, CachedOutput, Place, StepCache, key_of
+from tunesmith.pipelines.causes import exit_message, last_error, last_line
 from tunesmith.pipelines.fingerprints import code_files
 from tunesmith.pipelines.graph import GraphStep, LiteralInput, OutputInput, PathInput
 from tunesmith.pipelines.layout import JobFile, JobFolder, StepFolder, StepResult, read_json
@@ -24,6 +24,7 @@ from tunesmith.pipelines.resuming import find_checkpoints, wants_checkpoints
 from tunesmith.records.jobs import JobStatus, Part, StepExplanation
 from tunesmith.reporting import EVENTS_VARIABLE
 from tunesmith.storage.atomic import disk_full_named, remove, sync_tree, write_json
+from tunesmith.storage.links import link_tree
 
 CRASH_LOOP = 3
 """A step whose runner died this often in a row within ``CRASH_LOOP_S`` of the start is given up."""
@@ -122,7 +123,7 @@ class StepRun:
         with disk_full_named(aside):
             aside.mkdir(parents=True)
             for name, output in place.outputs.items():
-                _link_tree(output.path, aside / name)
+                link_tree(output.path, aside / name)
             source, target = StepFolder(place.folder), self.folder
             for old, new in (
                 (source.log, target.log),
@@ -132,7 +133,7 @@ class StepRun:
                 if old.exists() and not new.exists():
                     shutil.copyfile(old, new)
             if source.loose.is_dir() and not target.loose.exists():
-                _link_tree(source.loose, target.loose)
+                link_tree(source.loose, target.loose)
         aside.rename(self.folder.outputs)
         outputs = {
             name: CachedOutput(output.type, self.folder.outputs / name, output.sha256, output.files)
@@ -293,7 +294,7 @@ class StepRun:
                 written.rename(self.folder.loose / name)
 
     def _failed(self, attempt: int, code: int, log_start: int, events_start: int) -> StepResult:
-        cause = _last_error(self.folder.events, events_start)
+        cause = last_error(self.folder.events, events_start)
         extra: dict[str, Any] = {"exit_code": code, "log": str(self.folder.log)}
         way_out = f"read {self.folder.log}"
         if cause is not None:
@@ -303,7 +304,7 @@ class StepRun:
             extra["cause"] = cause
             way_out = f"{cause['way_out']}; the log: {self.folder.log}" if cause.get("way_out") else way_out
         else:
-            message = _exit_message(code, _last_line(self.folder.log, log_start))
+            message = exit_message(code, last_line(self.folder.log, log_start))
         told = cause.get("details", ()) if cause is not None else ()
         details = [Fault.from_dict(detail) for detail in told if isinstance(detail, dict)]
         error = StepFailed(message, target=self.step.name, way_out=way_out, details=details, extra=extra)
@@ -322,7 +323,7 @@ class StepRun:
         if earlier is None:
             return
         for entry in earlier.checkpoints.iterdir():
-            _link_tree(entry, self.folder.checkpoints / entry.name)
+            link_tree(entry, self.folder.checkpoints / entry.name)
         with self.folder.log.open("a") as log:
             log.write(f"checkpoints taken over from {earlier.root.relative_to(jobs)}\n")
 
@@ -420,60 +421,5 @@ def _written(path: Path, kind: str) -> bool:
     return path.is_dir() and (kind not in MODEL_OUTPUTS or any(path.iterdir()))
 
 
-def _link_tree(source: Path, target: Path) -> None:
-    """A second place for finished files: hard links where the file system has them, copies elsewhere."""
-
-    def link(old: str, new: str) -> None:
-        try:
-            os.link(old, new)
-        except OSError:
-            shutil.copy2(old, new)
-
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=link)
-    else:
-        link(str(source), str(target))
-
-
 def _modified(*paths: Path) -> float:
     return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
-
-
-def _last_error(events: Path, start: int) -> dict[str, Any] | None:
-    """The last error event at or after the byte ``start``, in its inner wire form."""
-    try:
-        with events.open("rb") as file:
-            file.seek(start)
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return None
-    for line in reversed(lines):
-        if b'"error"' in line:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("kind") == "error" and isinstance(event.get("error"), dict):
-                return dict(event["error"])
-    return None
-
-
-def _last_line(log: Path, start: int) -> str:
-    """The last line of the log with something on it."""
-    with log.open("rb") as file:
-        file.seek(max(start, file.seek(0, os.SEEK_END) - 8192))
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1][:500] if lines else ""
-
-
-def _exit_message(code: int, last: str) -> str:
-    number = -code if code < 0 else code - 128 if code > 128 else 0
-    if number == signal.SIGKILL:
-        message = "it was killed (SIGKILL), which the system does when memory runs out"
-    elif number and number in {s.value for s in signal.Signals}:
-        message = f"it was ended by {signal.Signals(number).name}"
-    elif code == 127:
-        message = "its command was not found (exit code 127)"
-    else:
-        message = f"it ended with exit code {code}"
-    return f"{message}; last line: {last}" if last else message

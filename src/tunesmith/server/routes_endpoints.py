@@ -198,9 +198,10 @@ def delete_conversations(
     deployment: Annotated[str | None, Query(description="Only of this deployment.")] = None,
 ) -> Deleted:
     """Delete what the data collector kept."""
-    if gateway.journal is not None:
-        gateway.journal.forget(endpoint)
-    return Deleted(freed_bytes=CollectedConversations(services.paths.collected, endpoint, deployment).delete())
+    conversations = CollectedConversations(services.paths.collected, endpoint, deployment)
+    journal = gateway.journal
+    freed = conversations.delete() if journal is None else journal.forget(endpoint, conversations.delete)
+    return Deleted(freed_bytes=freed)
 
 
 @metrics_router.get("/metrics", response_class=PlainTextResponse)

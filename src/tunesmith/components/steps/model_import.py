@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.components.steps.runtime import Step, fresh, link_tree, run
+from tunesmith.components.steps.runtime import Step, fresh, run
 from tunesmith.errors import UserError
+from tunesmith.storage.links import link_tree
 from tunesmith.storage.paths import WorkspacePaths
 
 

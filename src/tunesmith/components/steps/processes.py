@@ -44,9 +44,7 @@ def count(asked: int) -> int:
     return min(asked, there)
 
 
-def launch(
-    count: int, module: str, arguments: Sequence[str], *, stop_file: Path, stop: Callable[[], bool]
-) -> None:
+def launch(count: int, module: str, arguments: Sequence[str], *, stop_file: Path, stop: Callable[[], bool]) -> None:
     """Run ``python -m module arguments`` in ``count`` processes; returns when all have ended well.
 
     SIGTERM makes ``stop_file``; the workers stop when they see it. ``stop`` says whether one came before.

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -148,18 +147,6 @@ def fresh(path: Path) -> Path:
     with suppress(FileNotFoundError, NotADirectoryError):
         path.rmdir()
     return path
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """A second place for files that never change again: hard links where the file system has them."""
-
-    def link(old: str, new: str) -> None:
-        try:
-            os.link(old, new)
-        except OSError:
-            shutil.copy2(old, new)
-
-    shutil.copytree(source, target, copy_function=link)
 
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:

@@ -70,22 +70,25 @@ def find_or_export(package: ModelPackage, form: str, folder: Path) -> Export:
     reused = True
     if not path.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(folder / f".{key}.lock"):
+        with _only_one(folder / f".{key}.lock") as lock:
             if refused.is_file():
                 raise error_from_dict(json.loads(refused.read_text(encoding="utf-8")))
             if not path.is_dir():
                 reused = False
-                _run(package, form, path, refused)
+                _run(package, form, path, refused, lock)
     report = json.loads((path / REPORT_FILE).read_text(encoding="utf-8"))
     return Export(path, key, reused, report["seconds"], report["quality"])
 
 
-def _run(package: ModelPackage, form: str, path: Path, refused: Path) -> None:
+def _run(package: ModelPackage, form: str, path: Path, refused: Path, lock: int) -> None:
     command = [
         *(sys.executable, "-m", "tunesmith.generate.engines.openvino_export"),
         *(str(package.path), str(path), form),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    # The lock is the child's too: should this process end first, the next one waits for the child.
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, pass_fds=(lock,)
+    )
     if done.returncode == 0:
         return
     lines = done.stdout.strip().splitlines()
@@ -108,11 +111,12 @@ def _run(package: ModelPackage, form: str, path: Path, refused: Path) -> None:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock file ``path``; it goes with the process that holds it."""
+def _only_one(path: Path) -> Iterator[int]:
+    """Wait until no other process holds the lock file ``path``; its descriptor. The lock goes with the last process
+    that has it open."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 def exports_of(package: ModelPackage, folder: Path) -> list[Path]:

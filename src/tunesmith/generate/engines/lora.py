@@ -1,8 +1,8 @@
 """LoRA adapters in PEFT's format, read for serving: several over one base, each token with its own.
 
 The matrices of all adapters stand side by side: for a layer, ``down`` is ``[ranks, in]`` and ``up`` ``[out, ranks]``,
-where ``ranks`` is the sum over the adapters. A token's mask has its adapter's scale at that adapter's ranks and zero
-elsewhere, so one pass may hold tokens of any adapters and of none.
+where ``ranks`` is the sum over the adapters. The matrices are already scaled; a token's mask has one at its adapter's
+ranks and zero elsewhere, so one pass may hold tokens of any adapters and of none.
 
 Needs numpy and safetensors only.
 """
@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import InvalidModel
+from tunesmith.models.adapter_files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 Matrix = NDArray[np.float32]
 
@@ -99,13 +98,14 @@ def read_adapter(name: str, folder: Path, modules: Mapping[str, tuple[int, int]]
     config = _config(folder, target)
     found: dict[str, dict[str, Matrix]] = {}
     strange = []
-    with safe_open(str(folder / WEIGHTS_FILE), framework="np") as file:
+    halves = _Halves(folder / ADAPTER_WEIGHTS_FILE)
+    with safe_open(str(folder / ADAPTER_WEIGHTS_FILE), framework="np") as file:
         for key in file.keys():  # noqa: SIM118 - not a mapping
             matched = _KEY.match(key)
             if matched is None:
                 strange.append(key)
                 continue
-            found.setdefault(matched["module"], {})[matched["side"]] = _float(file, key, folder / WEIGHTS_FILE)
+            found.setdefault(matched["module"], {})[matched["side"]] = _float(file, key, halves)
     if strange:
         raise _refused(target, folder, f"it holds {strange[0]}, which is no LoRA matrix of a linear layer")
     scaled = {}
@@ -133,13 +133,13 @@ def adapter_rank(name: str, folder: Path) -> int:
 
 
 def _config(folder: Path, target: str) -> dict[str, Any]:
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
+    for file in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
         if not (folder / file).is_file():
             raise _refused(target, folder, f"it has no {file}")
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _refused(target, folder, f"{CONFIG_FILE} cannot be read: {error}") from None
+        raise _refused(target, folder, f"{ADAPTER_CONFIG_FILE} cannot be read: {error}") from None
     if config.get("peft_type") != "LORA":
         raise _refused(target, folder, f"it is {config.get('peft_type')!r}, not LORA")
     for field in ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices", "layer_replication"):
@@ -160,18 +160,29 @@ def _pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
-def _float(file: Any, key: str, path: Path) -> Matrix:
-    """A tensor in float32; numpy knows no bfloat16, so its bytes are widened by hand."""
-    if file.get_slice(key).get_dtype() != "BF16":
-        return np.asarray(file.get_tensor(key), np.float32)
-    from safetensors import deserialize
+class _Halves:
+    """The tensors of a file in bfloat16, which numpy does not know; read when the first is asked for."""
 
-    for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
-        if name == key:
-            halves = np.frombuffer(tensor["data"], np.uint16).astype(np.uint32) << 16
-            widened: Matrix = halves.view(np.float32).reshape(tensor["shape"])
-            return widened
-    raise KeyError(key)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tensors: dict[str, dict[str, Any]] | None = None
+
+    def widened(self, key: str) -> Matrix:
+        """A tensor in float32."""
+        if self._tensors is None:
+            from safetensors import deserialize
+
+            self._tensors = dict(deserialize(self._path.read_bytes()))  # type: ignore[no-untyped-call]
+        tensor = self._tensors[key]
+        halves = np.frombuffer(tensor["data"], np.uint16).astype(np.uint32) << 16
+        widened: Matrix = halves.view(np.float32).reshape(tensor["shape"])
+        return widened
+
+
+def _float(file: Any, key: str, halves: _Halves) -> Matrix:
+    if file.get_slice(key).get_dtype() == "BF16":
+        return halves.widened(key)
+    return np.asarray(file.get_tensor(key), np.float32)
 
 
 def _refused(target: str, folder: Path, cause: str) -> InvalidModel:

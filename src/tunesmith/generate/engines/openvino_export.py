@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import InvalidModel, TunesmithError
+from tunesmith.generate.engines.exports import INT8, REPORT_FILE
 from tunesmith.models.files import written_aside
 from tunesmith.models.package import ModelPackage
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from tunesmith.generate.engines.openvino_model import PagedModel
     from tunesmith.generate.engines.openvino_weights import Form
+    from tunesmith.models.parity import Parity
 
-REPORT_FILE = "report.json"
 PROOF_TOKENS = 384
 ROW_TOKENS = 96
 DECODED = 8
@@ -39,7 +40,7 @@ def export(package: ModelPackage, destination: Path, form: Form) -> dict[str, An
     Raises ``InvalidModel`` when the architecture cannot be exported or the export does not say what the model says.
     """
     from tunesmith.generate.engines.openvino_import import ov
-    from tunesmith.generate.engines.openvino_model import COMPUTED, MODEL_FILE, PagedModel
+    from tunesmith.generate.engines.openvino_model import MODEL_FILE, PagedModel
     from tunesmith.generate.engines.openvino_trace import trace
     from tunesmith.generate.engines.openvino_weights import narrow_weights
     from tunesmith.generate.engines.rotations import rotation_switch
@@ -49,39 +50,58 @@ def export(package: ModelPackage, destination: Path, form: Form) -> dict[str, An
     began = time.perf_counter()
     model = load_model(package, dtype="float32")
     rows = _rows(package)
+    if not rows:
+        raise InvalidModel(
+            f"no probe conversation of the chat contract has more than {DECODED} tokens: the export cannot be proved"
+        )
     reference = logits_of(model, rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer: shapes that are fixed by the architecture
         graph, facts = trace(model, rotation_switch(model.config.get_text_config()))
     del model
-    narrow_weights(graph, form)
+    if form != INT8:
+        narrow_weights(graph, form)
     with written_aside(destination, "an exported model") as folder:
+
+        def read(precision: str) -> Parity:
+            paged = PagedModel(folder, precision=precision, threads=_threads(), blocks=8)
+            return compare_logits(reference, [_read(paged, row) for row in rows])
+
         ov.save_model(graph, str(folder / MODEL_FILE), compress_to_fp16=False)
         facts.write(folder)
+        exact = read("32")
+        if not exact.mean_kl <= MEAN_KL:
+            raise InvalidModel(
+                f"the exported model differs from the model by {exact.mean_kl:.3g} nats, allowed {MEAN_KL:g}"
+            )
+        if form == INT8:
+            # What eight bits do to the graph that was just proved is measured, and for the user to judge.
+            narrow_weights(graph, form)
+            for file in (folder / MODEL_FILE, (folder / MODEL_FILE).with_suffix(".bin")):
+                file.unlink()  # never written over: it may still be mapped
+            ov.save_model(graph, str(folder / MODEL_FILE), compress_to_fp16=False)
+            found = {"8": read("8")}
+        else:
+            found = {"32": exact, **({"bf16": read("bf16")} if _has_bf16() else {})}
         del graph
-        quality = {}
-        for precision in ("8",) if form == "int8" else _precisions():
-            paged = PagedModel(folder, precision=precision, threads=_threads(), blocks=8)
-            parity = compare_logits(reference, [_read(paged, row) for row in rows])
-            quality[precision] = {
+        quality = {
+            precision: {
                 "mean_abs_logit_difference": parity.mean_abs_logit_diff,
                 "mean_kl": parity.mean_kl,
                 "top1_agreement": parity.top1_agreement,
                 "positions": parity.tokens,
             }
-            if COMPUTED[precision] == "f32" and form != "int8" and not parity.mean_kl <= MEAN_KL:
-                raise InvalidModel(
-                    f"the exported model differs from the model by {parity.mean_kl:.3g} nats, allowed {MEAN_KL:g}"
-                )
+            for precision, parity in found.items()
+        }
         report = {"form": form, "quality": quality, "seconds": round(time.perf_counter() - began, 2)}
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
 
-def _precisions() -> tuple[str, ...]:
+def _has_bf16() -> bool:
     from tunesmith.generate.engines.openvino_engine import has_bf16
 
-    return ("32", "bf16") if has_bf16() else ("32",)
+    return has_bf16()
 
 
 def _threads() -> int:

@@ -250,8 +250,8 @@ def add_adapters(graph: ov.Model, adapters: AdapterStack) -> None:
     """Add the products of all adapters beside the linear layers they change, in place.
 
     Their ranks stand side by side in one pair of matrices a layer; the input ``adapter_mask`` (``[1, tokens, ranks]``)
-    has the scale of a token's own adapter at that adapter's ranks and zero elsewhere. So tokens of different adapters
-    share a pass.
+    has one at the ranks of a token's own adapter and zero elsewhere; the matrices are already scaled. So tokens of
+    different adapters share a pass.
     """
     opset = ov.opset13
     mask = opset.parameter(ov.PartialShape([1, -1, adapters.rank]), np.float32, name="adapter_mask")

@@ -275,8 +275,13 @@ def open_vllm(
         adapters=adapters,
         ranks=[adapter_rank(name, folder) for name, folder in adapters.items()],
     )
+    tokenizer = package.tokenizer()  # before there is a server that a failure would leave behind
     server = VllmServer(command, port)
-    server.wait_ready()
+    try:
+        server.wait_ready()
+    except BaseException:
+        server.close()
+        raise
     description = EngineDescription(
         engine="vllm",
         precision=precision,
@@ -285,4 +290,4 @@ def open_vllm(
         context_length=context,
         details={"command": command, "max_answers": max_answers, "adapters": list(adapters)},
     )
-    return VllmEngine(server, package.tokenizer(), description, tuple(adapters))
+    return VllmEngine(server, tokenizer, description, tuple(adapters))
