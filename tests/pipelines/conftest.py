@@ -44,7 +44,7 @@ class FixedResolver:
 
     def compute(self, name: str) -> ResolvedCompute:
         if name not in self.computes:
-            raise NotFound(f"there is no compute {name!r}", way_out="tunesmith compute list")
+            raise NotFound(f"there is no compute {name!r}", target="compute", way_out="tunesmith compute list")
         return self.computes[name]
 
     def environment(self, reference: str) -> Mapping[str, Any] | None:

@@ -53,13 +53,14 @@ class Binder:
         self.faults.append(Fault(message, target, code, way_out))
 
     def error(self, target: str, error: TunesmithError) -> None:
-        """Keep the faults of another room's error under this field."""
+        """Keep the faults of another room's error under this field; its target is told where it says more."""
         if error.details:
             for fault in error.details:
                 place = f"{target}: {fault.target}" if fault.target else target
                 self.faults.append(Fault(fault.message, place, fault.code, fault.way_out))
             return
-        message = f"{error.target}: {error.message}" if error.target else error.message
+        named = error.target and error.target not in (target, target.rpartition(".")[2])
+        message = f"{error.target}: {error.message}" if named else error.message
         self.faults.append(Fault(message, target, error.code, error.way_out))
 
     def bind_inputs(self, component: Component, values: Mapping[str, Value], place: str) -> dict[str, Binding | Faulty]:
