@@ -48,6 +48,15 @@ def test_text_ends_before_the_stop_string(text: str, stop: tuple[str, ...], show
     assert (found[-1], stopped) == (shown, met)
 
 
+def test_what_is_held_back_counts_as_decoded() -> None:
+    assembler = TextAssembler(StreamDecoder(letters), ("ENDE",))
+    begins = []
+    for character in "aENDb":
+        begins.append(assembler.decoded)
+        assembler.push(ord(character))
+    assert begins == [0, 1, 2, 3, 4]
+
+
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3))
 def test_no_part_of_a_stop_string_is_ever_shown(text: str, stops: list[str]) -> None:
     found, met = run(text, *stops)

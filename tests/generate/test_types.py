@@ -136,7 +136,7 @@ def test_faulty_messages_are_named(messages: Any, target: str) -> None:
 
 
 def test_events_and_results_survive_json() -> None:
-    logprob = TokenLogprob("a", 5, -0.5, (TopLogprob("a", 5, -0.5), TopLogprob("b", 6, -1.5)))
+    logprob = TokenLogprob("a", 5, -0.5, (TopLogprob("a", 5, -0.5), TopLogprob("b", 6, -1.5)), 7)
     event = GenerateEvent(1, "a", (5,), (logprob,), "stop", "END", Usage(3, 4))
     assert GenerateEvent.from_dict(json.loads(json.dumps(event.to_dict()))) == event
     assert GenerateEvent(0, "x").to_dict() == {"index": 0, "text": "x"}

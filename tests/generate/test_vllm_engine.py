@@ -109,6 +109,8 @@ async def test_logprobs_stop_strings_and_limits(engines: Callable[..., VllmEngin
     choice = (await collect(engine.generate(ask(logprobs=True, top_logprobs=2)))).choices[0]
     assert [item.token_id for item in choice.logprobs] == list(choice.token_ids)
     assert [top.logprob for top in choice.logprobs[0].top] == [-1.0, -2.0]
+    pieces = [engine.tokenizer.decode(choice.token_ids[:count]) for count in range(6)]
+    assert [item.offset for item in choice.logprobs] == [len(piece.rstrip("\ufffd")) for piece in pieces]
     assert choice.logprobs[0].token == engine.tokenizer.decode([choice.token_ids[0]], skip_special_tokens=False)
     stop = choice.text[2:4]
     stopped = (await collect(engine.generate(ask(stop=(stop,))))).choices[0]

@@ -219,3 +219,60 @@ def test_lists_of_prompts_and_stop_strings(client: openai.OpenAI) -> None:
     assert raw.headers["x-request-id"] == "mine-1"
     assert raw.headers["x-tunesmith-model"] == "azureml:tiny-llama:1"
     assert raw.headers["azureml-model-deployment"] == "blue"
+
+
+@pytest.mark.parametrize("asked", [{"temperature": 0}, {"temperature": 1.5, "seed": 5, "n": 2}])
+def test_log_probabilities_of_completions(client: openai.OpenAI, asked: dict[str, Any]) -> None:
+    said = client.completions.create(model="blue", prompt="Bird.", max_tokens=12, logprobs=3, **asked)
+    chats = client.chat.completions.create(
+        model="blue",
+        messages=[{"role": "user", "content": "Bird."}],
+        max_tokens=12,
+        logprobs=True,
+        top_logprobs=3,
+        **asked,
+    )
+    for choice, chat in zip(said.choices, chats.choices, strict=True):
+        found = choice.logprobs
+        assert found is not None
+        assert found.tokens and found.token_logprobs and found.top_logprobs and found.text_offset is not None
+        assert chat.logprobs is not None and chat.logprobs.content is not None
+        assert found.tokens == [item.token for item in chat.logprobs.content]
+        assert found.token_logprobs == [item.logprob for item in chat.logprobs.content]
+        assert len(found.tokens) == len(found.top_logprobs) == len(found.text_offset)
+        for token, logprob, top, item in zip(
+            found.tokens, found.token_logprobs, found.top_logprobs, chat.logprobs.content, strict=True
+        ):
+            # The three most probable ones, and the one that was taken where it is not among them.
+            assert len(top) == 3 + (logprob < min(other.logprob for other in item.top_logprobs))
+            assert logprob in top.values()
+            assert max(top, key=lambda name: top[name]) == item.top_logprobs[0].token
+            assert set(top.values()) >= {other.logprob for other in item.top_logprobs}
+            assert top.get(token) is not None
+        assert found.text_offset == sorted(found.text_offset)
+        assert found.text_offset[0] == 0
+        for begin, end, token in zip(found.text_offset, found.text_offset[1:], found.tokens, strict=False):
+            if "\ufffd" not in choice.text[begin:end] + token:
+                assert choice.text[begin:end] in ("", token)
+
+    streamed: dict[int, dict[str, Any]] = {}
+    chunks = client.completions.create(model="blue", prompt="Bird.", max_tokens=12, logprobs=3, stream=True, **asked)
+    for chunk in chunks:
+        (part,) = chunk.choices
+        whole = streamed.setdefault(part.index, {"text": ""})
+        whole["text"] += part.text
+        for name, values in (part.logprobs.model_dump() if part.logprobs else {}).items():
+            whole.setdefault(name, []).extend(values)
+    for choice in said.choices:
+        assert choice.logprobs is not None
+        assert streamed[choice.index] == {"text": choice.text, **choice.logprobs.model_dump()}
+
+
+def test_only_the_token_that_was_taken(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "blue", "prompt": "Bird.", "max_tokens": 4, "temperature": 0}
+    found = client.completions.create(logprobs=0, **asked).choices[0].logprobs
+    assert found is not None and found.tokens and found.top_logprobs and found.token_logprobs
+    assert found.top_logprobs == [
+        {token: value} for token, value in zip(found.tokens, found.token_logprobs, strict=True)
+    ]
+    assert client.completions.create(**asked).choices[0].logprobs is None

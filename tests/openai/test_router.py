@@ -257,11 +257,44 @@ def test_completions(client: httpx.Client, backend: Backend) -> None:
     with client.stream("POST", "/v1/completions", json={"prompt": "say a b", "stream": True}) as answer:
         events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     assert "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1]) == "a b"
-    for field, value in (("suffix", "x"), ("best_of", 5), ("logprobs", 3)):
+    for field, value in (("suffix", "x"), ("best_of", 5)):
         refused = client.post("/v1/completions", json={"prompt": "x", field: value})
         assert (refused.status_code, refused.json()["error"]["target"]) == (422, field)
     both = client.post("/v1/completions", json={"prompt": ["a", "b"], "stream": True})
     assert both.status_code == 422
+
+
+def test_the_echo_of_a_stream_comes_first(client: httpx.Client) -> None:
+    asked = {"prompt": "say a b", "stream": True, "echo": True}
+    with client.stream("POST", "/v1/completions", json=asked) as answer:
+        events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert [json.loads(event)["choices"][0]["text"] for event in events[:-1]] == ["say a ba", " b", ""]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "target", "said"),
+    [
+        ({"logprobs": 6}, 400, "logprobs", "less than or equal to 5"),
+        ({"logprobs": -1}, 400, "logprobs", "greater than or equal to 0"),
+        ({"logprobs": True}, 400, "logprobs", "integer"),
+        ({"logprobs": 2, "echo": True}, 422, "echo", "leave out echo or logprobs"),
+    ],
+)
+def test_log_probabilities_of_completions_have_their_bounds(
+    client: httpx.Client, backend: Backend, changes: dict[str, Any], status: int, target: str, said: str
+) -> None:
+    answer = client.post("/v1/completions", json={"prompt": "x", **changes})
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["param"] == target
+    assert said in answer.text
+    assert backend.requests == []
+
+
+def test_log_probabilities_of_completions_are_asked_for(client: httpx.Client, backend: Backend) -> None:
+    for count, asked in ((0, {"logprobs": True}), (3, {"logprobs": True, "top_logprobs": 3})):
+        assert client.post("/v1/completions", json={"prompt": "say a", "logprobs": count}).status_code == 200
+        sent = backend.requests[-1]
+        assert {name: sent[name] for name in sent if "logprobs" in name} == asked
 
 
 def test_models(house: House, client: httpx.Client) -> None:

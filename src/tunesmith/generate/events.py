@@ -59,6 +59,8 @@ class TokenLogprob:
     token_id: int
     logprob: float
     top: tuple[TopLogprob, ...] = ()
+    offset: int = 0
+    """Where it begins in the text of its choice, in characters; what ends the text stands at its end or after it."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -67,13 +69,14 @@ class TokenLogprob:
             "token_id": self.token_id,
             "logprob": self.logprob,
             "top": [top.to_dict() for top in self.top],
+            "offset": self.offset,
         }
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> TokenLogprob:
         """Read the JSON form back."""
         top = tuple(TopLogprob.from_dict(item) for item in body.get("top", ()))
-        return cls(body["token"], body["token_id"], body["logprob"], top)
+        return cls(body["token"], body["token_id"], body["logprob"], top, body.get("offset", 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ class TextAssembler:
         self._stop = tuple(stop)
         self._held = ""
         self.stopped: str | None = None
+        self.decoded = 0
+        """Characters of all the text so far, with what is held back: where the next token begins."""
 
     def push(self, token_id: int) -> str:
         """Take an id; the text that may be shown now, often none."""
@@ -37,6 +39,7 @@ class TextAssembler:
         return text
 
     def _take(self, delta: str) -> str:
+        self.decoded += len(delta)
         if not delta or self.stopped is not None:
             return ""
         if not self._stop:

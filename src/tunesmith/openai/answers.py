@@ -65,9 +65,11 @@ class ChatShape:
 
 
 class CompletionShape:
-    """Shapes the parts of one text completion."""
+    """Shapes the parts of one text completion; ``echo`` is what stands before the answers of a stream."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, echo: str = "") -> None:
+        self._echo = echo
+        self._begun: set[int] = set()
         self._base: Body = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -77,8 +79,8 @@ class CompletionShape:
 
     def whole(self, echoes: Sequence[str], results: Sequence[GenerateResult]) -> Body:
         """The ``text_completion`` object: the choices of every result behind its echo, numbered through; their sums."""
-        texts = [
-            (echo + choice.text, choice.finish_reason)
+        choices = [
+            (echo + choice.text, choice.logprobs, choice.finish_reason)
             for echo, result in zip(echoes, results, strict=True)
             for choice in result.choices
         ]
@@ -88,13 +90,17 @@ class CompletionShape:
         )
         return {
             **self._base,
-            "choices": [_text_choice(index, text, reason) for index, (text, reason) in enumerate(texts)],
+            "choices": [_text_choice(index, *choice) for index, choice in enumerate(choices)],
             "usage": usage.to_dict(),
         }
 
     def chunk(self, event: GenerateEvent) -> Body:
         """One chunk of a stream."""
-        return {**self._base, "choices": [_text_choice(event.index, event.text, event.finish_reason)]}
+        text = event.text
+        if event.index not in self._begun:
+            self._begun.add(event.index)
+            text = self._echo + text
+        return {**self._base, "choices": [_text_choice(event.index, text, event.logprobs, event.finish_reason)]}
 
     def usage_chunk(self, usage: Usage) -> Body:
         """The last chunk of a stream that was asked for its usage."""
@@ -129,6 +135,30 @@ def logprobs(items: Sequence[TokenLogprob]) -> Body | None:
     }
 
 
+def text_logprobs(items: Sequence[TokenLogprob]) -> Body | None:
+    """The ``logprobs`` of a text completion, four lists of one length, or None where there are none.
+
+    ``top_logprobs`` has the token that was taken beside the most probable ones. Where two tokens read the same, the
+    less probable one is named by its id.
+    """
+    if not items:
+        return None
+    return {
+        "tokens": [item.token for item in items],
+        "token_logprobs": [item.logprob for item in items],
+        "top_logprobs": [_by_text(item) for item in items],
+        "text_offset": [item.offset for item in items],
+    }
+
+
+def _by_text(item: TokenLogprob) -> dict[str, float]:
+    found: dict[str, float] = {}
+    places = {item.token_id: (item.token, item.logprob)} | {top.token_id: (top.token, top.logprob) for top in item.top}
+    for token_id, (token, logprob) in sorted(places.items(), key=lambda place: -place[1][1]):
+        found[f"token_id:{token_id}" if token in found else token] = logprob
+    return found
+
+
 def _message(choice: Choice) -> Body:
     """An assistant's message; its content is null where it only calls."""
     message: Body = {"role": "assistant", "content": choice.text, "refusal": None}
@@ -153,5 +183,5 @@ def _bytes(token: str) -> list[int]:
     return list(token.encode("utf-8", "replace"))
 
 
-def _text_choice(index: int, text: str, reason: str | None) -> Body:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+def _text_choice(index: int, text: str, items: Sequence[TokenLogprob], reason: str | None) -> Body:
+    return {"index": index, "text": text, "logprobs": text_logprobs(items), "finish_reason": reason}

@@ -301,7 +301,8 @@ class CompletionBody(Sampling):
     echo: StrictBool | None = None
     suffix: str | None = None
     best_of: StrictInt | None = None
-    logprobs: StrictInt | None = None
+    logprobs: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
+    """How many of the most probable tokens are told at each place, beside the one that was taken."""
 
     @property
     def prompts(self) -> list[str]:
@@ -319,14 +320,18 @@ class CompletionBody(Sampling):
             raise UnsupportedField("text cannot be inserted before a suffix", target="suffix", way_out="leave it out")
         if self.best_of not in (None, 1, self.n or 1):
             raise UnsupportedField("answers are not ranked", target="best_of", way_out="leave it out; n is honoured")
-        if self.logprobs is not None:
-            raise UnsupportedField("only chat completions have them", target="logprobs", way_out="use chat completions")
+        if self.logprobs is not None and self.echo:
+            raise UnsupportedField(
+                "log-probabilities of a prompt are not computed", target="echo", way_out="leave out echo or logprobs"
+            )
         prompts = self.prompts
         if not prompts:
             raise _fault("there must be at least one prompt", "prompt")
         given = self.sampling()
         if self.stream and len(prompts) > 1:
             raise UnsupportedField("a stream has one prompt", target="prompt", way_out="send one prompt a request")
+        if self.logprobs is not None:
+            given |= {"logprobs": True, "top_logprobs": self.logprobs}
         # OpenAI's own default: without a limit these completions are short.
         given["max_tokens"] = 16 if self.max_tokens is None else self.max_tokens
         return [GenerateRequest(messages=(Message("user", prompt),), **given) for prompt in prompts]

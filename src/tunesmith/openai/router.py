@@ -84,7 +84,7 @@ class _OpenAIRoutes:
         requests = body.to_requests()
         if requests[0].stream:
             generation = await self._begin(request, endpoint, requests[0], body.model)
-            shape = CompletionShape(generation.model_name)
+            shape = CompletionShape(generation.model_name, body.echoes[0])
             events = _stream(generation, shape.chunk, shape.usage_chunk, body.include_usage)
             return EventStream(events, answer_headers(generation))
         deployment = deployment_header(request)

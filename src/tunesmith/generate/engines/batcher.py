@@ -255,6 +255,7 @@ class Batcher:
         self._counts["completion_tokens"] += 1
         reason: FinishReason | None = None
         text = ""
+        begins = answer.text.decoded
         if token in job.stop_ids:
             reason = "stop"
         else:
@@ -272,7 +273,7 @@ class Batcher:
                 answer.index,
                 text,
                 (token,),
-                self._logprobs(job, picked),
+                self._logprobs(job, picked, begins),
                 reason,
                 answer.text.stopped,
             )
@@ -280,11 +281,11 @@ class Batcher:
         if reason is not None:
             self._end(answer)
 
-    def _logprobs(self, job: Job, picked: Picked) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, job: Job, picked: Picked, begins: int) -> tuple[TokenLogprob, ...]:
         if picked.logprob is None:
             return ()
         top = tuple(TopLogprob(job.token_text(token), token, value) for token, value in picked.top)
-        return (TokenLogprob(job.token_text(picked.token_id), picked.token_id, picked.logprob, top),)
+        return (TokenLogprob(job.token_text(picked.token_id), picked.token_id, picked.logprob, top, begins),)
 
     def _end(self, answer: Answer) -> None:
         answer.ended = True

@@ -186,9 +186,11 @@ class VllmEngine(ContractEngine):
         """One piece of a choice, made of its ids; what comes after a stop string is dropped."""
         text = ""
         taken: list[int] = []
+        offsets: list[int] = []
         reason: FinishReason | None = None
         for token in part.get("token_ids") or ():
             taken.append(token)
+            offsets.append(choice.text.decoded)
             if token in self._stop_ids:
                 reason = "stop"
                 break
@@ -209,22 +211,23 @@ class VllmEngine(ContractEngine):
             part["index"],
             text,
             tuple(taken),
-            self._logprobs(part.get("logprobs"), len(taken), top),
+            self._logprobs(part.get("logprobs"), offsets, top),
             reason,
             choice.text.stopped,
         )
 
-    def _logprobs(self, body: Mapping[str, Any] | None, count: int, best: int) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, body: Mapping[str, Any] | None, offsets: list[int], best: int) -> tuple[TokenLogprob, ...]:
         if not body:
             return ()
         tops = body.get("top_logprobs") or [None] * len(body["tokens"])
         found = []
-        for name, value, top in list(zip(body["tokens"], body["token_logprobs"], tops, strict=True))[:count]:
+        given = zip(body["tokens"], body["token_logprobs"], tops, strict=True)
+        for (name, value, top), begins in zip(given, offsets, strict=False):  # what follows a stop string is dropped
             token = _token(name)
             ranked = sorted(((_token(key), logprob) for key, logprob in (top or {}).items()), key=lambda item: -item[1])
             # vLLM adds the token that was taken where it is not among the best.
             asked = tuple(TopLogprob(self._shown(other), other, logprob) for other, logprob in ranked[:best])
-            found.append(TokenLogprob(self._shown(token), token, value, asked))
+            found.append(TokenLogprob(self._shown(token), token, value, asked, begins))
         return tuple(found)
 
     def _shown(self, token: int) -> str:
