@@ -44,6 +44,8 @@ GROUPS: dict[str, tuple[Operation, ...]] = {
         Operation("models.get, list (registry)", "yes",
                   ("GET /registry/azureml/models", "GET /registry/azureml/models/n/versions",
                    "GET /registry/azureml/models/n/versions/1"), "by version or label"),
+        Operation("models.download (registry)", "yes", ("POST /registry/azureml/datarefs/n/versions/1",),
+                  "weights that are not here are imported first"),
         Operation("models.create_or_update", "partly", ("PUT models/n/versions/1",),
                   "from a job's output, a local folder, a path in the datastore; no Triton models"),
         Operation("models.get, list, archive, restore", "yes",

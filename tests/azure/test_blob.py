@@ -208,7 +208,7 @@ def test_an_upload_that_is_not_whole_before_the_seal_changes_nothing(tmp_path: P
     sealed = False
     codes = tmp_path / "codes" / ("a" * 32)
     codes.mkdir(parents=True)
-    places = Places(tmp_path, tmp_path, "w", run_files=lambda run: {}, sealed=lambda snapshot: sealed)
+    places = Places(tmp_path, tmp_path, tmp_path, "w", run_files=lambda run: {}, sealed=lambda snapshot: sealed)
     files = BlobFiles(tmp_path / "aside")
     place = places.place(f"code-{'a' * 32}", "main.py")
     aside = files.new_aside(place)

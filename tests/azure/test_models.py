@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def test_a_jobs_output_becomes_a_model_that_knows_its_job(wire: Wire, mlflow_mod
     assert (made["id"], made["name"]) == (f"{W}/models/m/versions/7", "7")
     properties = made["properties"]
     assert properties["jobName"] == "tune" and properties["tags"] == {"a": "b"} and properties["description"] == "d"
-    assert properties["modelUri"].endswith("/datastores/workspaceblobstore/paths/models/m/7")
+    assert properties["modelUri"].endswith("/datastores/workspaceblobstore/paths/models/m/7/")
     assert {"transformers", "python_function"} <= set(properties["flavors"])
     assert all(isinstance(value, str) for value in properties["flavors"]["transformers"]["data"].values())
     assert wire.arm("GET", "models/m/versions/7") == made
@@ -81,11 +82,13 @@ def test_an_output_named_by_its_path_in_the_datastore_is_still_the_jobs(wire: Wi
 def test_an_uploaded_folder_becomes_a_model_whose_files_can_be_read(wire: Wire, mlflow_model: Path) -> None:
     uri = folder_of(wire, mlflow_model)
     made = wire.arm("PUT", "models/m/versions/1", body(uri), 201)
+    wire.arm("PUT", "models/m/versions/10", body(uri), 201)
     path = made["properties"]["modelUri"].partition("/paths/")[2]
     listed = wire.blob("GET", "", query=f"restype=container&comp=list&prefix={path}").text
-    assert f"<Name>{path}/MLmodel</Name>" in listed
-    assert wire.blob("GET", f"{path}/MLmodel").content == (mlflow_model / "MLmodel").read_bytes()
-    assert wire.blob("PUT", f"{path}/MLmodel", b"x", x_ms_blob_type="BlockBlob").status_code == 403
+    names = re.findall("<Name>(.*?)</Name>", listed)
+    assert f"{path}MLmodel" in names and all(name.startswith("models/m/1/") for name in names)
+    assert wire.blob("GET", f"{path}MLmodel").content == (mlflow_model / "MLmodel").read_bytes()
+    assert wire.blob("PUT", f"{path}MLmodel", b"x", x_ms_blob_type="BlockBlob").status_code == 403
 
 
 def test_names_and_versions_are_listed_archived_and_restored(wire: Wire, mlflow_model: Path) -> None:

@@ -157,15 +157,23 @@ _ASSET_ID = re.compile(
 )
 
 
+_REGISTRY_WEIGHTS = re.compile(
+    r"https://(?:ts[0-9a-z]+\.blob\.[^/?]+|[^/?]+:\d+)/registry-([^/?]+)/([^/?]+)/([^/?]+)/?",
+)
+"""The ``modelUri`` of a registry's model."""
+_REGISTRY_ID = "azureml://registries/{}/models/{}/versions/{}"
+
+
 def short_reference(text: str) -> str:
     """An id in ARM's long form as this workspace's services write it; anything else as it is.
 
     ``/subscriptions/…/models/M/versions/V`` → ``azureml:M:V``; ``…/labels/L`` → ``azureml:M@L``;
-    ``…/computes/C`` → ``azureml:C``.
+    ``…/computes/C`` → ``azureml:C``; where a registry's model is downloaded from → ``azureml://registries/…``.
     """
     found = _ASSET_ID.fullmatch(text.strip())
     if found is None:
-        return text
+        weights = _REGISTRY_WEIGHTS.fullmatch(text.strip())
+        return _REGISTRY_ID.format(*weights.groups()) if weights else text
     if found["version"] is None:
         return f"azureml:{found['name']}"
     separator = ":" if found["by"].lower() == "versions" else "@"

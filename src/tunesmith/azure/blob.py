@@ -37,6 +37,7 @@ from tunesmith.azure.code_store import is_sealed
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.run_files import run_files
 from tunesmith.errors import DiskFull, NotAuthenticated, TunesmithError
+from tunesmith.records.assets import SYSTEM_REGISTRY
 
 log = logging.getLogger("tunesmith.azure")
 
@@ -79,6 +80,7 @@ class _BlobFace:
             Places(
                 root,
                 services.paths.mlflow_artifacts,
+                services.paths.packages / SYSTEM_REGISTRY,
                 services.id,
                 run_files=lambda run: run_files(services, run),
                 sealed=lambda snapshot: is_sealed(services.database, snapshot),

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 
 from tunesmith.azure import arm
-from tunesmith.azure.blob_places import ARTIFACTS, RUNS
+from tunesmith.azure.blob_places import ARTIFACTS, REGISTRY, RUNS
 from tunesmith.azure.blob_sas import SasKey
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.hosts import MANAGEMENT_HOST, STORAGE_SUFFIX
@@ -42,6 +42,16 @@ class StorageAccount:
         """The URL of a container or a blob, without a signature."""
         base = f"https://{self.name_for(request)}.blob.{self.suffix_for(request)}/{container}"
         return f"{base}/{quote(blob)}" if blob else base
+
+    def registry_place(self, request: Request, name: str, version: str) -> str:
+        """Where the weights of a registry's model are downloaded from, as clients are told it.
+
+        They take what follows the first part of the path for the blobs' names. Without the proxy the account's name
+        is such a part as well, and is left out: they never ask at this URL, they ask for the one with a signature.
+        """
+        host = _own_host(request)
+        container = f"https://{host}/{REGISTRY}" if host else self.url(request, REGISTRY)
+        return f"{container}/{quote(name)}/{quote(version)}/"
 
     def run_file_url(self, request: Request, run: str, name: str) -> str:
         """A link to a file of a run, good for some hours."""

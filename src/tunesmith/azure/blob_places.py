@@ -5,6 +5,7 @@
                                     ExperimentRun/dcid.<run>/…, the logs and loose files of a run, where they lie
     mlflow                          the artifacts of MLflow's runs
     code-<id>                       one code snapshot, artifacts/codes/<id>; sealed once it is registered
+    registry-azureml                the imported weights of the system registry's models, <model>/<version>/…
 
 What the workspace itself keeps (registered assets, jobs' outputs) can be read here and not written.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.azure.blob_errors import BlobError, no_container, not_found
+from tunesmith.records.assets import SYSTEM_REGISTRY
 from tunesmith.storage.atomic import ASIDE
 
 KEPT = ("models", "data", "components", "jobs", "codes", "uploads")
@@ -26,6 +28,7 @@ RUNS = "ExperimentRun/dcid."
 CODE_CONTAINER = re.compile(r"code-[0-9a-f]{32}")
 ARTIFACTS = "azureml"
 MLFLOW = "mlflow"
+REGISTRY = f"registry-{SYSTEM_REGISTRY}"
 
 RunFiles = Callable[[str], Mapping[str, Path]]
 """The files of a run by their name, such as ``user_logs/std_log.txt``; empty when there is no such run."""
@@ -57,16 +60,25 @@ class Places:
     Args:
         root: the artifact store's folder.
         mlflow: the folder of MLflow's artifacts.
+        packages: the folder of the system registry's imported models.
         workspace_id: a part of the first container's name.
         run_files: the files of a run.
         sealed: whether the code snapshot of that id is registered.
     """
 
     def __init__(
-        self, root: Path, mlflow: Path, workspace_id: str, *, run_files: RunFiles, sealed: Callable[[str], bool]
+        self,
+        root: Path,
+        mlflow: Path,
+        packages: Path,
+        workspace_id: str,
+        *,
+        run_files: RunFiles,
+        sealed: Callable[[str], bool],
     ) -> None:
         self._root = root
         self._mlflow = mlflow
+        self._packages = packages
         self.blob_container = f"azureml-blobstore-{workspace_id}"
         self._run_files = run_files
         self._sealed = sealed
@@ -122,6 +134,8 @@ class Places:
             return self._root
         if container == MLFLOW:
             return self._mlflow
+        if container == REGISTRY:
+            return self._packages
         if CODE_CONTAINER.fullmatch(container):
             return self._root / "codes" / container.removeprefix("code-")
         raise no_container(container)
@@ -130,6 +144,8 @@ class Places:
         if CODE_CONTAINER.fullmatch(container):
             sealed = self._sealed(container.removeprefix("code-"))
             return "the code snapshot is registered, and versions never change" if sealed else None
+        if container == REGISTRY:
+            return "the weights of a registry's model stay as they were imported"
         first = name.split("/", 1)[0]
         if container != MLFLOW and first in KEPT:
             return f"{first}/ holds what the workspace keeps itself; write to another folder"

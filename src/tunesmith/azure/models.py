@@ -72,11 +72,15 @@ def create_models_router(context: AzureContext) -> APIRouter:
 
 
 def model_uri(request: Request, record: ModelVersion) -> str:
-    """Where the files of a registered model lie, as a path in the datastore that clients download from."""
+    """Where the files of a registered model lie, as a path in the datastore that clients download from.
+
+    A folder's ends with a slash: clients take it for the beginning of names, and version 1 is not 10.
+    """
     named = arm.target(request)
+    end = "" if record.path is not None and Path(record.path).is_file() else "/"
     return (
         f"azureml://subscriptions/{named.subscription}/resourceGroups/{named.resource_group}"
-        f"/workspaces/{named.workspace}/datastores/{DEFAULT}/paths/models/{record.name}/{record.version}"
+        f"/workspaces/{named.workspace}/datastores/{DEFAULT}/paths/models/{record.name}/{record.version}{end}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from tunesmith.azure import arm
 from tunesmith.azure.asset_routes import add_registry_routes
+from tunesmith.azure.blob_account import StorageAccount
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.paths import PROVIDER
 from tunesmith.components import catalogue
@@ -23,19 +24,20 @@ PIPELINE = "chat_completion_pipeline"
 def create_registry_models_router(context: AzureContext) -> APIRouter:
     """The routes below ``/registry/R/models``."""
     router = APIRouter()
-    add_registry_routes(router, context.services.models, registry_model_body)
+    account = StorageAccount(context)
+    add_registry_routes(router, context.services.models, partial(registry_model_body, account))
     return router
 
 
-def registry_model_body(request: Request, record: ModelVersion) -> dict[str, Any]:
-    """A model of the registry as Azure has it."""
+def registry_model_body(account: StorageAccount, request: Request, record: ModelVersion) -> dict[str, Any]:
+    """A model of the registry as Azure has it. ``modelUri`` is where it is downloaded from."""
     return {
         "id": arm.asset_id(request, "models", record),
         "name": record.version,
         "type": f"{PROVIDER}/registries/models/versions",
         "properties": {
             "modelType": record.type,
-            "modelUri": arm.asset_id(request, "models", record),
+            "modelUri": account.registry_place(request, record.name, record.version),
             "description": record.description,
             "tags": served_tags(record.tags),
             "properties": record.properties,
