@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 
 from tests.models.adapters import random_adapter
-from tests.support.house import House, Rooms
+from tests.support import vllm_server
+from tests.support.house import House, Rooms, until
+from tunesmith.endpoints.adapter_swap import only_adapters_differ
 from tunesmith.endpoints.adapters import base_of, find_adapter
+from tunesmith.endpoints.documents import InstanceConfig
 from tunesmith.endpoints.routing import Choice, Route
 from tunesmith.errors import InvalidModel, NotFound, ValidationFailed
 from tunesmith.models import ModelPackage
@@ -168,3 +172,89 @@ def test_a_deployment_answers_with_the_adapter_that_is_named_over_an_export_that
     assert len({answers[name][0] for name in ("tiny-phi3", "polite", "brief")}) == 3
     assert (unknown.status_code, rude.status_code) == (400, 404)
     assert rude.json()["error"]["param"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("change", "alone"),
+    [
+        ({}, True),
+        ({"adapters": {"brief": "brief:1"}, "instance_count": 3, "description": "other"}, True),
+        ({"model": "azureml:other:1"}, False),
+        ({"engine": "transformers"}, False),
+        ({"precision": "32"}, False),
+        ({"instance_type": "larger"}, False),
+        ({"environment_variables": {"A": "2"}}, False),
+    ],
+)
+def test_what_needs_a_new_process_beside_the_adapters(change: dict[str, Any], alone: bool) -> None:
+    spec = CreateDeployment(name="blue", endpoint="chat", model="azureml:tiny:1", environment_variables={"A": "1"})
+    config = InstanceConfig(
+        endpoint="chat",
+        deployment="blue",
+        instance="i1-1",
+        generation=1,
+        model=spec.model,
+        model_path=Path("/nowhere"),
+        engine=spec.engine,
+        precision=spec.precision,
+        instance_type=spec.instance_type,
+        environment=spec.environment_variables,
+        secret="s",
+    )
+    assert only_adapters_differ(config, spec.model_copy(update=change)) is alone
+
+
+def ranked(folder: Path, rank: int) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
+    (folder / "adapter_model.safetensors").touch()
+    return folder
+
+
+def test_a_gpu_server_takes_other_adapters_while_it_serves_and_rolls_where_it_cannot(
+    house: House, tmp_path: Path
+) -> None:
+    command = tmp_path / "vllm"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {vllm_server.__file__} "$@"\n')
+    command.chmod(0o755)
+    for name, rank in (("french", 4), ("german", 8), ("wide", 16)):
+        house.rooms.resolver.models[name] = ranked(tmp_path / name, rank)
+    environment = {"TUNESMITH_VLLM": str(command), "STAND_IN_LOG": str(tmp_path / "log")}
+    spec: dict[str, Any] = {"engine": "vllm", "environment_variables": environment}
+    first = house.deploy("hot", "blue", "azureml:tiny-phi3:1", adapters={"french": "azureml:french:1"}, **spec)
+    house.service.update("hot", UpdateEndpoint(traffic={"blue": 100}))
+
+    def change(**changes: Any) -> Deployment:
+        house.service.update_deployment("hot", "blue", UpdateDeployment.model_validate(changes))
+        return house.ready("hot", "blue")
+
+    def asks(model: str) -> int:
+        body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2, "model": model}
+        return client.post("/v1/chat/completions", json=body).status_code
+
+    def routes() -> list[tuple[str, str]]:
+        lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
+        return [
+            (line["path"].removeprefix("/v1/"), line["body"]["lora_name"])
+            for line in lines
+            if line["kind"] == "request" and "lora_name" in line["body"]
+        ]
+
+    with house.client("hot") as client:
+        assert (asks("french"), asks("german")) == (200, 404)
+        second = change(adapters={"german": "azureml:german:1"})
+        assert [one.pid for one in second.instances] == [one.pid for one in first.instances]
+        assert second.instances[0].engine is not None
+        assert second.instances[0].engine["details"]["adapters"] == ["german"]
+        until(lambda: len(routes()) == 2, "the old adapter to be unloaded")
+        assert routes() == [("load_lora_adapter", "german@1"), ("unload_lora_adapter", "french")]
+        assert (asks("french"), asks("german")) == (404, 200)
+
+        # A rank that the server was not started for needs a new one.
+        third = change(adapters={"german": "azureml:german:1", "wide": "azureml:wide:1"})
+        assert {one.pid for one in third.instances if one.state == "Ready"}.isdisjoint(
+            one.pid for one in first.instances
+        )
+        assert (asks("german"), asks("wide")) == (200, 200)
+        assert len(routes()) == 2
+    house.service.delete("hot")

@@ -19,6 +19,7 @@ from tunesmith.chat.messages import Message
 from tunesmith.errors import (
     DeploymentFailed,
     InvalidData,
+    InvalidModel,
     ModelFailed,
     NotFound,
     Unavailable,
@@ -79,7 +80,7 @@ async def test_prompts_go_and_answers_come_as_ids(engines: Callable[..., VllmEng
     (sent,) = said(log, "request")
     assert sent["path"] == "/v1/completions"
     assert sent["body"] == {
-        "model": "base",
+        "model": "@base",
         "prompt": prompt,
         "max_tokens": 6,
         "temperature": 0.7,
@@ -140,16 +141,93 @@ async def test_the_command_line(
     arguments = started["arguments"]
     assert arguments[:4] == ["serve", str(packages("qwen2").path), "--host", "127.0.0.1"]
     assert arguments[6:] == [
-        *("--served-model-name", "base", "--dtype", "bfloat16", "--max-model-len", "512", "--max-num-seqs", "7"),
+        *("--served-model-name", "@base", "--dtype", "bfloat16", "--max-model-len", "512", "--max-num-seqs", "7"),
         *("--generation-config", "vllm", "--max-logprobs", "20", "--disable-uvicorn-access-log"),
         *("--kv-cache-memory-bytes", "1000000000"),
-        *("--enable-lora", "--max-loras", "2", "--max-lora-rank", "16"),
+        *("--enable-lora", "--max-loras", "2", "--max-lora-rank", "16", "--max-cpu-loras", "32"),
         *("--lora-modules", f"french={adapters['french']}", f"poet={adapters['poet']}"),
     ]
     await collect(engine.generate(ask(adapter="poet")))
     assert said(log, "request")[-1]["body"]["model"] == "poet"
     with pytest.raises(NotFound):
         await collect(engine.generate(ask(adapter="german")))
+
+
+def asked(log: Path) -> list[tuple[str, str]]:
+    """(route, adapter) of what was loaded and unloaded."""
+    return [
+        (line["path"].removeprefix("/v1/"), line["body"]["lora_name"])
+        for line in said(log, "request")
+        if "lora_name" in line["body"]
+    ]
+
+
+async def test_adapters_come_and_go_while_it_serves(
+    engines: Callable[..., VllmEngine], log: Path, tmp_path: Path
+) -> None:
+    folders = {name: adapter(tmp_path / name, rank) for name, rank in (("french", 4), ("poet", 12), ("german", 16))}
+    later = adapter(tmp_path / "later", 8)
+    engine = engines(adapters={"french": folders["french"], "poet": folders["poet"]})
+    # French is another version, poet goes, german comes; who began with the old french ends with it.
+    stream = engine.generate(ask(adapter="french", max_tokens=400))
+    await anext(stream)
+    await engine.use_adapters({"french": later, "german": folders["german"]})
+    await asyncio.to_thread(until, lambda: len(asked(log)) == 3, "poet to be unloaded")
+    assert asked(log) == [
+        ("load_lora_adapter", "french@1"),
+        ("load_lora_adapter", "german@2"),
+        ("unload_lora_adapter", "poet"),
+    ]
+    loads = [line["body"]["lora_path"] for line in said(log, "request") if line["path"] == "/v1/load_lora_adapter"]
+    assert loads == [str(later), str(folders["german"])]
+    assert engine.capabilities().adapters == ("french", "german")
+    assert engine.description.details["adapters"] == ["french", "german"]
+    assert (await anext(stream)).token_ids
+    await stream.aclose()  # type: ignore[attr-defined]
+    await asyncio.to_thread(until, lambda: asked(log)[3:] == [("unload_lora_adapter", "french")], "the old one to go")
+
+    for name, known_as in (("french", "french@1"), ("german", "german@2")):
+        await collect(engine.generate(ask(adapter=name)))
+        assert said(log, "request")[-1]["body"]["model"] == known_as
+    with pytest.raises(NotFound):
+        await collect(engine.generate(ask(adapter="poet")))
+    await engine.use_adapters({"french": later, "german": folders["german"]})
+    assert len(asked(log)) == 4, "nothing had changed"
+    await engine.use_adapters({})
+    await asyncio.to_thread(until, lambda: len(asked(log)) == 6, "all to go")
+    with pytest.raises(UnsupportedField):
+        await collect(engine.generate(ask(adapter="french")))
+    await engine.use_adapters({"french": later})
+    assert asked(log)[6:] == [("load_lora_adapter", "french@3")]
+
+
+async def test_adapters_that_cannot_be_taken_leave_all_as_it_was(
+    engines: Callable[..., VllmEngine], log: Path, tmp_path: Path
+) -> None:
+    french, wide = adapter(tmp_path / "french", 4), adapter(tmp_path / "wide", 12)
+    engine = engines(adapters={"french": french})
+    with pytest.raises(UnsupportedField, match="'wide' has rank 12 and vLLM was started for up to 8") as caught:
+        await engine.use_adapters({"french": french, "wide": wide})
+    assert caught.value.target == "adapters.wide"
+    with pytest.raises(InvalidModel, match=r"has no adapter_config\.json"):
+        await engine.use_adapters({"nowhere": tmp_path})
+    assert asked(log) == []
+    # What vLLM refuses: the one that it took before is let go again.
+    first, second = adapter(tmp_path / "first", 4), adapter(tmp_path / "second", 4)
+    (second / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["no"]}))
+    with pytest.raises(ModelFailed, match=r"vLLM answered 500 to load_lora_adapter of second@2: .*modules \['no'\]"):
+        await engine.use_adapters({"french": french, "first": first, "second": second})
+    await asyncio.to_thread(until, lambda: len(asked(log)) == 3, "the first to go")
+    assert asked(log) == [
+        ("load_lora_adapter", "first@1"),
+        ("load_lora_adapter", "second@2"),
+        ("unload_lora_adapter", "first@1"),
+    ]
+    assert engine.capabilities().adapters == ("french",)
+    await collect(engine.generate(ask(adapter="french")))
+    bare = engines()
+    with pytest.raises(UnsupportedField, match="started without adapters"):
+        await bare.use_adapters({"french": french})
 
 
 async def test_what_cannot_be_honoured_and_what_fails(engines: Callable[..., VllmEngine], log: Path) -> None:

@@ -1,4 +1,5 @@
-"""What stands in for vLLM's command in tests: ``serve MODEL …`` that speaks its documented completions protocol.
+"""What stands in for vLLM's command in tests: ``serve MODEL …`` that speaks its documented completions protocol, and
+that for adapters that come and go.
 
 There is no model behind it: the answer counts on from the prompt's last id. Every request, and whether its client
 stayed, is written as a line to the file named in ``STAND_IN_LOG``.
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 500
+ADAPTERS: dict[str, str] = {}
+"""Folders by the names they are served by."""
 
 
 def tell(kind: str, **values: Any) -> None:
@@ -38,6 +41,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {os.environ['VLLM_API_KEY']}":
             return self._refuse(401, "Unauthorized")
         tell("request", path=self.path, body=body)
+        if self.path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+            return self._adapter(self.path.split("/")[-1].startswith("load"), body)
+        if body["model"] not in {"@base", *ADAPTERS}:
+            return self._refuse(404, f"The model `{body['model']}` does not exist.")
         if body["temperature"] == 1.25:
             return self._refuse(400, "this temperature is refused")
         self.send_response(200)
@@ -48,6 +55,27 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(body)
         except OSError:
             tell("gone")
+        return None
+
+    def _adapter(self, load: bool, body: dict[str, Any]) -> None:
+        name = body["lora_name"]
+        if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") != "True":
+            return self._refuse(404, "Not Found")
+        if load and name in ADAPTERS:
+            return self._refuse(400, f"The lora adapter '{name}' has already been loaded.")
+        if load:
+            config = json.loads((Path(body["lora_path"]) / "adapter_config.json").read_text())
+            if config.get("target_modules") == ["no"]:
+                return self._refuse(500, "expected target modules in {'q_proj'} but received modules ['no']")
+        if not load and name not in ADAPTERS:
+            return self._refuse(404, f"The lora adapter '{name}' cannot be found.")
+        if load:
+            ADAPTERS[name] = body["lora_path"]
+        else:
+            del ADAPTERS[name]
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
         return None
 
     def _answer(self, body: dict[str, Any]) -> None:
@@ -87,6 +115,9 @@ def main() -> None:
     if "--fail" in os.environ.get("STAND_IN_OPTIONS", ""):
         print("torch.OutOfMemoryError: CUDA out of memory")
         sys.exit(3)
+    if "--lora-modules" in arguments:
+        modules = arguments[arguments.index("--lora-modules") + 1 :]
+        ADAPTERS.update(module.split("=", 1) for module in modules)
     port = int(arguments[arguments.index("--port") + 1])
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 

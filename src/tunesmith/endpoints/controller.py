@@ -167,6 +167,8 @@ class EndpointController:
             await handle.observe(document, self._session, self._wake.set)
         if await self._autoscale(document):
             return  # what is wanted has changed: the next round, which comes at once, sees it
+        if await self._swap_adapters(document, handles):
+            return  # it is told when they have answered
         current = [handle for handle in handles if handle.active and handle.generation == document.generation]
         old = [handle for handle in handles if handle.active and handle.generation != document.generation]
         self._drop_surplus(document, current, old)
@@ -192,6 +194,16 @@ class EndpointController:
                 self._service.outcomes.scale, document.key, document.generation, decision.count, decision.reason
             )
         return decision is not None
+
+    async def _swap_adapters(self, document: DeploymentDocument, handles: list[Handle]) -> bool:
+        """Ask ready instances for other adapters where those are all that changed; whether any is at it."""
+        asked = [handle for handle in handles if handle.may_swap(document) and not handle.swapping]
+        if asked and document.state != "Failed":
+            adapters = await asyncio.to_thread(self._service.outcomes.adapter_folders, document)
+            assert self._session is not None
+            for handle in asked:
+                handle.swap(document.generation, adapters, self._session, self._wake.set)
+        return any(handle.swapping and handle.active for handle in handles)
 
     def _drop_surplus(self, document: DeploymentDocument, current: list[Handle], old: list[Handle]) -> None:
         grace = document.spec.request_settings.request_timeout_ms / 1000

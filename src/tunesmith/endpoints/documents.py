@@ -40,6 +40,7 @@ class InstanceConfig(BaseModel):
     """The answers that evaluation recorded, when they are not in the model's own folder."""
     engine: str = "auto"
     precision: str = "auto"
+    instance_type: str | None = None
     adapters: dict[str, Path] = Field(default_factory=dict)
     """Folders of LoRA adapters, by the names they are asked for."""
     exports: Path | None = None

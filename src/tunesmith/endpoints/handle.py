@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import shutil
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import aiohttp
 
+from tunesmith.endpoints.adapter_swap import ask_to_swap, only_adapters_differ
 from tunesmith.endpoints.documents import (
     CONFIG_FILE,
     LOG_FILE,
@@ -35,6 +37,8 @@ from tunesmith.endpoints.tails import tail
 from tunesmith.errors import DeploymentFailed, TunesmithError, UserError, error_from_dict
 from tunesmith.records.endpoints import Instance, ProbeSettings
 from tunesmith.storage.atomic import write_json
+
+logger = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 40
 STARTS_BEFORE_FAILED = 3
@@ -96,6 +100,8 @@ class Handle:
         self._readiness = _Probe()
         self._probing: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._swapping: asyncio.Task[None] | None = None
+        self._swap_refused = 0
 
     @classmethod
     def create(
@@ -124,6 +130,7 @@ class Handle:
             greedy_probes=greedy_probes,
             engine=document.spec.engine,
             precision=document.spec.precision,
+            instance_type=document.spec.instance_type,
             adapters=adapters or {},
             exports=exports,
             secret=secrets.token_urlsafe(32),
@@ -222,17 +229,41 @@ class Handle:
         if (self._probing is None or self._probing.done()) and min(self._readiness.due, self._liveness.due) <= now:
             self._probing = asyncio.create_task(self._probe(document, session, wake))
 
+    def may_swap(self, document: DeploymentDocument) -> bool:
+        """Whether it is ready, needs other adapters at most to be what is wanted, and did not refuse those before."""
+        return (
+            self.stage is Stage.READY
+            and self.generation != document.generation != self._swap_refused
+            and only_adapters_differ(self.config, document.spec)
+        )
+
+    @property
+    def swapping(self) -> bool:
+        """Whether it is taking other adapters now."""
+        return self._swapping is not None and not self._swapping.done()
+
+    def swap(
+        self, generation: int, adapters: dict[str, Path], session: aiohttp.ClientSession, wake: Callable[[], None]
+    ) -> None:
+        """Ask it for ``adapters``; if it takes them it belongs to ``generation``."""
+        if adapters == self.config.adapters:
+            self._swap_refused = generation  # it was asked for again: a new process may be what is wanted
+        elif not self.swapping:
+            self._swapping = asyncio.create_task(self._swap(generation, adapters, session, wake))
+
     def end(self, grace_s: float, wake: Callable[[], None]) -> None:
         """Take it out of traffic, let requests in flight finish for ``grace_s``, end the process, remove the folder."""
         if self._ending is None:
             self.stage = Stage.STOPPING
             if self.target is not None:
                 self._pool.remove(self.target)
+            if self._swapping is not None:
+                self._swapping.cancel()
             self._ending = asyncio.create_task(self._end(grace_s, wake))
 
     async def let_go(self) -> None:
         """Stop watching; the process goes on."""
-        for task in (self._probing, self._ending):
+        for task in (self._probing, self._swapping, self._ending):
             if task is not None and not task.done():
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -340,6 +371,22 @@ class Handle:
             self.error = DeploymentFailed(f"the readiness probe failed: {said}").to_dict()["error"]
             if self.target is not None:
                 self._pool.remove(self.target)
+
+    async def _swap(
+        self, generation: int, adapters: dict[str, Path], session: aiohttp.ClientSession, wake: Callable[[], None]
+    ) -> None:
+        assert self.target is not None
+        process = self.process
+        refusal = await ask_to_swap(session, self.target.url, self.config.secret, adapters)
+        if refusal is None and self.process is process:
+            self.config = self.config.model_copy(update={"generation": generation, "adapters": adapters})
+            await asyncio.to_thread(write_json, self.folder / CONFIG_FILE, self.config, mode=0o600)
+            self.state = await asyncio.to_thread(read_state, self.folder) or self.state
+            self.generation = generation
+        else:
+            self._swap_refused = generation
+            logger.info("instance %s rolls for its adapters: %s", self.config.instance, refusal or "it was restarted")
+        wake()
 
     async def _ask(self, session: aiohttp.ClientSession, timeout_s: float) -> tuple[bool, int | None, str]:
         assert self.state is not None

@@ -49,7 +49,9 @@ class Instance:
             pid=os.getpid(),
             process_started=psutil.Process().create_time(),
         )
-        self._app = InstanceApp(config.secret, lambda: self._state.model_dump(mode="json"), self._broken)
+        self._app = InstanceApp(
+            config.secret, lambda: self._state.model_dump(mode="json"), self._broken, self._tell_engine
+        )
 
     async def run(self) -> int:
         """Come up, serve until told to stop; the exit status."""
@@ -111,8 +113,7 @@ class Instance:
         async with self._phase("load"):
             engine = await asyncio.to_thread(_open_engine, package, config)
         self._app.engine = engine
-        print(f"engine: {engine.description.to_dict()}", flush=True)
-        self._tell(engine=engine.description.to_dict(), capabilities=engine.capabilities().to_dict())
+        self._tell_engine()
         async with self._phase("warm-up"):
             from tunesmith.chat.messages import Message
 
@@ -156,6 +157,12 @@ class Instance:
             await asyncio.sleep(FOLDER_CHECK_S)
         print("the folder of this instance is gone: ending", flush=True)
         self._stop.set()
+
+    def _tell_engine(self) -> None:
+        engine = self._app.engine
+        assert engine is not None
+        print(f"engine: {engine.description.to_dict()}", flush=True)
+        self._tell(engine=engine.description.to_dict(), capabilities=engine.capabilities().to_dict())
 
     def _tell(self, **changes: Any) -> None:
         self._state = self._state.model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""The HTTP side of an instance: health, generate, tokenize, on loopback and for the gateway alone.
+"""The HTTP side of an instance: health, generate, tokenize, adapters, on loopback and for the gateway alone.
 
 Served by aiohttp, whose parser is compiled; measured at 0.14 ms a request on one core. It knows one engine and no
 endpoints. Every request must carry the instance's secret.
@@ -10,6 +10,7 @@ import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -27,15 +28,21 @@ BODY_LIMIT = 64 * 1024 * 1024
 class InstanceApp:
     """Holds the engine once it is open and counts what is in flight.
 
-    ``health`` gives the state to show; ``broken`` is called once when the engine says that it cannot go on.
+    ``health`` gives the state to show; ``broken`` is called once when the engine says that it cannot go on, and
+    ``changed`` when it serves other adapters.
     """
 
     def __init__(
-        self, secret: str, health: Callable[[], dict[str, Any]], broken: Callable[[TunesmithError], None]
+        self,
+        secret: str,
+        health: Callable[[], dict[str, Any]],
+        broken: Callable[[TunesmithError], None],
+        changed: Callable[[], None],
     ) -> None:
         self._secret = secret.encode()
         self._health = health
         self._broken = broken
+        self._changed = changed
         self.engine: Engine | None = None
         self.accepting = False
         self.in_flight = 0
@@ -48,6 +55,7 @@ class InstanceApp:
         app.router.add_get("/health", self.health)
         app.router.add_post("/generate", self.generate)
         app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/adapters", self.adapters)
         return app
 
     @web.middleware
@@ -73,6 +81,16 @@ class InstanceApp:
         asked = await _request(request)
         ids = engine.tokenizer.encode_prompt(asked.messages, asked.tools)
         return _json({"ids": ids, "count": len(ids)})
+
+    async def adapters(self, request: web.Request) -> web.Response:
+        """``{"adapters": {name: folder}}``: serve these and no others. 422 where the engine cannot while it serves."""
+        engine = self._ready()
+        given = (await _body(request)).get("adapters")
+        if not isinstance(given, dict) or not all(isinstance(folder, str) for folder in given.values()):
+            raise ValidationFailed("must be folders by name", target="adapters")
+        await engine.use_adapters({name: Path(folder) for name, folder in given.items()})
+        self._changed()
+        return _json({"adapters": list(given)})
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """Answer a ``GenerateRequest``: whole as JSON, or as one event a line when ``stream`` is true."""
@@ -129,13 +147,17 @@ class InstanceApp:
 
 
 async def _request(request: web.Request) -> GenerateRequest:
+    return GenerateRequest.from_dict(await _body(request))
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
     try:
         body = orjson.loads(await request.read())
     except orjson.JSONDecodeError as error:
         raise ValidationFailed(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise ValidationFailed("the body must be a JSON object")
-    return GenerateRequest.from_dict(body)
+    return body
 
 
 def _json(body: dict[str, Any], status: int = 200) -> web.Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tunesmith.errors import NotFound, UnsupportedField
@@ -185,6 +186,13 @@ class Engine(Protocol):
 
     def capabilities(self) -> Capabilities:
         """What it can honour."""
+
+    async def use_adapters(self, adapters: Mapping[str, Path]) -> None:
+        """From now on serve these LoRA adapters, by name, in place of those there are; requests under way end with
+        what they began with.
+
+        Raises ``UnsupportedField`` where the engine, or its size as it was opened, does not allow it.
+        """
 
     def stats(self) -> EngineStats:
         """Counters; cheap, may be called from any thread."""

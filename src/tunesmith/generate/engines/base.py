@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, cast, get_args
 
 from tunesmith.chat.tokens import ChatTokenizer
-from tunesmith.errors import InvalidData
+from tunesmith.errors import InvalidData, UnsupportedField
 from tunesmith.generate.engines.batcher import Batcher
 from tunesmith.generate.engines.jobs import Job, Limits
 from tunesmith.generate.engines.runner import Runner
@@ -58,6 +59,21 @@ class ContractEngine:
     def description(self) -> EngineDescription:
         """What was opened, and why so."""
         return self._description
+
+    async def use_adapters(self, adapters: Mapping[str, Path]) -> None:
+        """Refuse: see ``Engine.use_adapters``."""
+        raise UnsupportedField(
+            f"the {self._description.engine} engine cannot change its adapters while it serves",
+            target="adapters",
+            way_out="open another engine with them",
+        )
+
+    def _set_adapters(self, adapters: Collection[str]) -> None:
+        """From now on these answer by name."""
+        self._adapters = tuple(adapters)
+        self._fields = self._fields | {"adapter"} if adapters else self._fields - {"adapter"}
+        details = {**self._description.details, "adapters": list(adapters)}
+        self._description = replace(self._description, details=details)
 
 
 class BatchedEngine(ContractEngine):

@@ -7,7 +7,9 @@ frees its place. Formats that must be forced are refused: the grammar would have
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
@@ -18,10 +20,10 @@ from typing import TYPE_CHECKING, Any, cast
 import aiohttp
 
 from tunesmith.chat.tokens import ChatTokenizer
-from tunesmith.errors import ModelFailed, Unavailable, UnsupportedField
+from tunesmith.errors import ModelFailed, TunesmithError, Unavailable, UnsupportedField
 from tunesmith.generate.engines.base import HONOURED, ContractEngine, tokens_left
 from tunesmith.generate.engines.lora import adapter_rank
-from tunesmith.generate.engines.vllm_server import BASE, VllmServer, command_line, free_port
+from tunesmith.generate.engines.vllm_server import BASE, VllmServer, command_line, free_port, rank_step
 from tunesmith.generate.grammar import needs_grammar
 from tunesmith.generate.text import TextAssembler
 from tunesmith.generate.types import (
@@ -39,10 +41,14 @@ from tunesmith.generate.types import (
 if TYPE_CHECKING:
     from tunesmith.models.package import ModelPackage
 
+log = logging.getLogger(__name__)
+
 PREFIX = "token_id:"
 """How vLLM writes a token in log-probabilities when asked for ids."""
 LINE_BYTES = 2**24
 """A line of a stream with many log-probabilities is long."""
+LOAD_SECONDS = 120.0
+"""The longest that loading or unloading an adapter may take."""
 
 
 @dataclass(eq=False)
@@ -52,18 +58,37 @@ class _Choice:
     ended: bool = False
 
 
+@dataclass(eq=False)
+class _Adapter:
+    """One adapter in vLLM: by what name, out of which folder, how many requests use it."""
+
+    known_as: str
+    folder: Path
+    running: int = 0
+    leaving: bool = False
+
+
 class VllmEngine(ContractEngine):
-    """Speaks to one server, which becomes the engine's: closing ends it."""
+    """Speaks to one server, which becomes the engine's: closing ends it.
+
+    ``max_rank`` is the largest rank of an adapter that the server was started for; 0 where it takes none.
+    """
 
     def __init__(
         self,
         server: VllmServer,
         tokenizer: ChatTokenizer,
         description: EngineDescription,
-        adapters: tuple[str, ...] = (),
+        adapters: Mapping[str, Path],
+        max_rank: int = 0,
     ) -> None:
         super().__init__(tokenizer, description, HONOURED - {"tool_choice", "parallel_tool_calls"}, adapters)
         self._server = server
+        self._loaded = {name: _Adapter(name, folder) for name, folder in adapters.items()}
+        self._max_rank = max_rank
+        self._loads = 0
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         self._stats = EngineStats()
         self._closed = False
@@ -82,6 +107,76 @@ class VllmEngine(ContractEngine):
         self._closed = True
         self._server.close()
 
+    async def use_adapters(self, adapters: Mapping[str, Path]) -> None:
+        """Load those that are new or lie elsewhere, then let the others go once no request uses them any more.
+
+        See ``Engine.use_adapters``. Where one cannot be loaded everything stays as it was.
+        """
+        async with self._changing:
+            if not self._max_rank:
+                raise UnsupportedField("vLLM was started without adapters", target="adapters")
+            for name, folder in adapters.items():
+                rank = adapter_rank(name, folder)
+                if rank > self._max_rank:
+                    raise UnsupportedField(
+                        f"adapter {name!r} has rank {rank} and vLLM was started for up to {self._max_rank}",
+                        target=f"adapters.{name}",
+                    )
+            before = self._loaded
+            after: dict[str, _Adapter] = {}
+            try:
+                for name, folder in adapters.items():
+                    there = before.get(name)
+                    after[name] = there if there and there.folder == folder else await self._load(name, folder)
+            except BaseException:
+                for adapter in set(after.values()) - set(before.values()):
+                    self._retire(adapter)
+                raise
+            self._loaded = after
+            self._set_adapters(adapters)
+            for adapter in set(before.values()) - set(after.values()):
+                self._retire(adapter)
+
+    async def _load(self, name: str, folder: Path) -> _Adapter:
+        self._loads += 1
+        # Never a name that was used before: what is still being answered with the old one is not touched.
+        adapter = _Adapter(f"{name}@{self._loads}", folder)
+        await self._ask_for("load_lora_adapter", {"lora_name": adapter.known_as, "lora_path": str(folder)})
+        return adapter
+
+    def _retire(self, adapter: _Adapter) -> None:
+        adapter.leaving = True
+        if adapter.running == 0:
+            task = asyncio.ensure_future(self._unload(adapter))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _unload(self, adapter: _Adapter) -> None:
+        try:
+            await self._ask_for("unload_lora_adapter", {"lora_name": adapter.known_as})
+        except TunesmithError as error:
+            if not self._closed:
+                log.warning("adapter %s stays in vLLM's memory: %s", adapter.known_as, error)
+
+    async def _ask_for(self, route: str, body: dict[str, str]) -> None:
+        timeout = aiohttp.ClientTimeout(total=LOAD_SECONDS, sock_connect=10)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, headers=self._authorization) as session,
+                session.post(f"{self._server.url}/v1/{route}", json=body) as response,
+            ):
+                if response.status != 200:
+                    text = (await response.text())[:2000]
+                    raise ModelFailed(
+                        f"vLLM answered {response.status} to {route} of {body['lora_name']}: {text}", target="adapters"
+                    )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(f"the vLLM server cannot be reached: {error}") from error
+
+    @property
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._server.key}"}
+
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
         """Answer ``request``; see ``Engine.generate``."""
         self.capabilities().require(request)
@@ -90,15 +185,22 @@ class VllmEngine(ContractEngine):
                 "the vllm engine cannot force the form of an answer", target="tools", way_out="leave out strict"
             )
         prompt = self._tokenizer.encode_prompt(request.messages, request.tools)
-        body = self._body(request, prompt)
+        adapter = self._loaded[request.adapter] if request.adapter is not None else _Adapter(BASE, Path())
+        body = self._body(request, prompt, adapter.known_as)
         events = self._forms.read(self._events(request, prompt, body), request)
-        async with aclosing(cast("Any", events)):
-            async for event in events:
-                yield event
+        adapter.running += 1
+        try:
+            async with aclosing(cast("Any", events)):
+                async for event in events:
+                    yield event
+        finally:
+            adapter.running -= 1
+            if adapter.leaving:
+                self._retire(adapter)
 
-    def _body(self, request: GenerateRequest, prompt: list[int]) -> dict[str, Any]:
+    def _body(self, request: GenerateRequest, prompt: list[int], model: str) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "model": request.adapter or BASE,
+            "model": model,
             "prompt": prompt,
             "max_tokens": min(
                 tokens_left(request, prompt, self._description.context_length),
@@ -165,7 +267,7 @@ class VllmEngine(ContractEngine):
             session.post(
                 f"{self._server.url}/v1/completions",
                 json=body,
-                headers={"Authorization": f"Bearer {self._server.key}"},
+                headers=self._authorization,
             ) as response,
         ):
             if response.status != 200:
@@ -267,6 +369,8 @@ def open_vllm(
         raise UnsupportedField("vLLM computes on the GPU", target="threads", way_out="leave out threads")
     context = package.manifest.context_length
     port = free_port()
+    ranks = [adapter_rank(name, folder) for name, folder in adapters.items()]
+    max_rank = rank_step(max(ranks)) if ranks else 0
     command = command_line(
         vllm,
         package.path,
@@ -276,10 +380,10 @@ def open_vllm(
         max_answers=max_answers,
         cache_bytes=cache_bytes,
         adapters=adapters,
-        ranks=[adapter_rank(name, folder) for name, folder in adapters.items()],
+        max_rank=max_rank,
     )
     tokenizer = package.tokenizer()  # before there is a server that a failure would leave behind
-    server = VllmServer(command, port)
+    server = VllmServer(command, port, change_adapters=bool(adapters))
     try:
         server.wait_ready()
     except BaseException:
@@ -293,4 +397,4 @@ def open_vllm(
         context_length=context,
         details={"command": command, "max_answers": max_answers, "adapters": list(adapters)},
     )
-    return VllmEngine(server, tokenizer, description, tuple(adapters))
+    return VllmEngine(server, tokenizer, description, adapters, max_rank)

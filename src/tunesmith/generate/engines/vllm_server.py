@@ -22,13 +22,15 @@ from pathlib import Path
 from tunesmith.errors import DeploymentFailed
 
 COMMAND_VARIABLE = "TUNESMITH_VLLM"
-BASE = "base"
-"""The name of the model without an adapter."""
+BASE = "@base"
+"""The name of the model without an adapter; no adapter can have it."""
 START_SECONDS = 1800.0
 """Loading and compiling a large model takes minutes."""
 POLL_SECONDS = 0.1
 END_SECONDS = 20.0
 LOG_LINES = 20
+KEPT_ADAPTERS = 32
+"""Adapters that wait in the machine's memory for their turn on the GPU; beyond these one is read from its folder."""
 DTYPES = {"auto": "auto", "32": "float32", "bf16": "bfloat16", "16": "float16"}
 
 
@@ -51,9 +53,9 @@ def command_line(
     max_answers: int,
     cache_bytes: int | None,
     adapters: Mapping[str, Path],
-    ranks: Sequence[int] = (),
+    max_rank: int = 0,
 ) -> list[str]:
-    """How the server is started; ``ranks`` are the adapters' own."""
+    """How the server is started; ``max_rank`` is the largest rank that an adapter may have, see ``rank_step``."""
     command = [
         *(str(vllm), "serve", str(model)),
         *("--host", "127.0.0.1", "--port", str(port)),
@@ -69,20 +71,21 @@ def command_line(
     if cache_bytes is not None:
         command += ["--kv-cache-memory-bytes", str(cache_bytes)]
     if adapters:
-        command += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(_rank_step(max(ranks)))]
+        command += ["--enable-lora", "--max-loras", str(len(adapters)), "--max-lora-rank", str(max_rank)]
+        command += ["--max-cpu-loras", str(max(KEPT_ADAPTERS, len(adapters)))]
         command += ["--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
     return command
 
 
-def _rank_step(rank: int) -> int:
+def rank_step(rank: int) -> int:
     """The next rank that vLLM has kernels for."""
     return next((step for step in (8, 16, 32, 64, 128, 256, 320, 512) if rank <= step), rank)
 
 
 class VllmServer:
-    """One server. ``start`` returns when it is ready."""
+    """One server. ``wait_ready`` returns when it is."""
 
-    def __init__(self, command: Sequence[str], port: int) -> None:
+    def __init__(self, command: Sequence[str], port: int, *, change_adapters: bool = False) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.key = secrets.token_urlsafe(24)
         """Only the engine may ask; the key is in the environment, where other users do not see it."""
@@ -97,6 +100,8 @@ class VllmServer:
                 "VLLM_API_KEY": self.key,
                 "VLLM_NO_USAGE_STATS": "1",
                 "HF_HUB_OFFLINE": "1",
+                # Routes that load and unload adapters; the key guards them as it guards all others.
+                **({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if change_adapters else {}),
             },
         )
 

@@ -1,0 +1,51 @@
+"""Other adapters for an instance that goes on serving.
+
+Where nothing of a deployment changed but its adapters, a ready instance is asked to take the new ones. Its engine may
+refuse: then the deployment rolls, as for any other change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+import orjson
+
+from tunesmith.endpoints.documents import SECRET_HEADER, InstanceConfig
+from tunesmith.errors import TunesmithError, Unavailable, error_from_dict
+from tunesmith.records.endpoints import CreateDeployment
+
+SWAP_SECONDS = 300.0
+"""The longest that an instance may take to load its new adapters."""
+
+
+def only_adapters_differ(config: InstanceConfig, wanted: CreateDeployment) -> bool:
+    """Whether an instance made by ``config`` is what ``wanted`` asks for, its adapters aside."""
+    return (
+        config.model == wanted.model
+        and config.engine == wanted.engine
+        and config.precision == wanted.precision
+        and config.instance_type == wanted.instance_type
+        and config.environment == wanted.environment_variables
+    )
+
+
+async def ask_to_swap(
+    session: aiohttp.ClientSession, url: str, secret: str, adapters: Mapping[str, Path]
+) -> TunesmithError | None:
+    """Ask the instance at ``url`` to serve ``adapters`` and no others; why it did not, or None where it does."""
+    body = {"adapters": {name: str(folder) for name, folder in adapters.items()}}
+    try:
+        async with session.post(
+            f"{url}/adapters",
+            data=orjson.dumps(body),
+            headers={SECRET_HEADER: secret},
+            timeout=aiohttp.ClientTimeout(total=SWAP_SECONDS),
+        ) as response:
+            said = await response.read()
+            return None if response.status == 200 else error_from_dict(orjson.loads(said)["error"])
+    except TimeoutError:
+        return Unavailable(f"the instance did not take its adapters within {SWAP_SECONDS:g} s")
+    except (aiohttp.ClientError, OSError, ValueError, KeyError) as error:
+        return Unavailable(f"the instance could not be asked: {error}")
