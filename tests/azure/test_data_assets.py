@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.azure.wire import W, Wire, azure_wire
+from tests.azure.wire import W, Wire, azure_wire, query_of
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,14 @@ def test_the_store_is_shown_under_azures_two_names(wire: Wire) -> None:
     assert found["workspaceblobstore"]["containerName"] == wire.container
     default = wire.arm("GET", "datastores?isDefault=true")["value"]
     assert [store["name"] for store in default] == ["workspaceblobstore"]
+    for hours, lasts in ((1, 1), (1000, 168)):
+        url = f"https://management.azure.com{W}/datastores/workspaceblobstore/listSecrets"
+        answer = wire.client.post(url, json={"expireAfterHours": hours}, headers=wire.bearer)
+        end = datetime.fromisoformat(query_of(answer.json()["sasToken"])["se"])
+        assert abs(end - datetime.now(UTC) - timedelta(hours=lasts)) < timedelta(minutes=5)
+        assert ("168 hours at most" in answer.headers.get("warning", "")) == (hours > lasts)
+    error = wire.arm("POST", "datastores/workspaceblobstore/listSecrets", {"expireAfterHours": 0}, status=400)["error"]
+    assert error["details"][0]["target"] == "expireAfterHours"
     asked = {"expirableSecret": True, "expireAfterHours": 1}
     secrets = wire.arm("POST", "datastores/workspaceblobstore/listSecrets", asked)
     assert secrets["secretsType"] == "Sas"
@@ -94,10 +103,13 @@ def test_an_uploaded_file_becomes_a_data_asset(wire: Wire) -> None:
 
 def test_a_version_is_described_anew_and_never_gets_other_data(wire: Wire) -> None:
     uri = wire.upload("fixed.jsonl", b'{"a": 2}\n')
-    wire.arm("PUT", "data/fixed/versions/1", data(uri), status=201)
+    wire.arm("PUT", "data/fixed/versions/1", data(uri, properties={"p": 1}), status=201)
     assert wire.arm("PUT", "data/fixed/versions/1", data(uri, description="new"))["properties"]["description"] == "new"
     own = wire.arm("GET", "data/fixed/versions/1")["properties"]["dataUri"]
     wire.arm("PUT", "data/fixed/versions/1", data(own, tags={"x": "y"}))
+    assert wire.arm("GET", "data/fixed/versions/1")["properties"]["properties"] == {"p": "1"}
+    other = wire.arm("PUT", "data/fixed/versions/1", data(own, properties={"p": "2"}), status=400)["error"]
+    assert other["target"] == "properties.properties"
     error = wire.arm("PUT", "data/fixed/versions/1", data(wire.upload("o.jsonl", b"{}\n")), status=400)["error"]
     assert (error["code"], error["message"].rstrip(".")) == ("UserError", "Asset paths cannot be updated")
 

@@ -466,6 +466,13 @@ def test_code_is_uploaded_registered_once_and_sealed(wire: Wire) -> None:
     base, _, token = pending["blobReferenceForConsumption"]["credential"]["sasUri"].partition("?")
     late = wire.client.put(f"{base}/src/main.py?{token}", content=b"evil", headers={"x-ms-blob-type": "BlockBlob"})
     assert (late.status_code, late.headers["x-ms-error-code"]) == (403, "AuthorizationPermissionMismatch")
+    # The SDK downloads code with the datastore's token, which reads codes/ in its own container anyway.
+    assert wire.client.get(f"{base}/src/main.py?{wire.sas}").text == "print(1)\n"
+    assert "<Name>src/lib/a.py</Name>" in wire.client.get(f"{base}?restype=container&comp=list&{wire.sas}").text
+    evil = wire.client.put(f"{base}/src/b.py?{wire.sas}", content=b"x", headers={"x-ms-blob-type": "BlockBlob"})
+    assert (evil.status_code, evil.headers["x-ms-error-code"]) == (403, "AuthenticationFailed")
+    one = wire.account.sas.blob_token(wire.container, "src/main.py")
+    assert wire.client.get(f"{base}/src/main.py?{one}").status_code == 403
     with pytest.raises(NotFound):
         folder_of(wire, f"{W}/codes/mine/versions/8")
     with pytest.raises(ValidationFailed, match="names no code asset"):

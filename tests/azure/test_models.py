@@ -91,6 +91,14 @@ def test_an_uploaded_folder_becomes_a_model_whose_files_can_be_read(wire: Wire, 
     assert wire.blob("PUT", f"{path}MLmodel", b"x", x_ms_blob_type="BlockBlob").status_code == 403
 
 
+def test_a_file_keeps_its_name(wire: Wire) -> None:
+    made = wire.arm("PUT", "models/m/versions/1", body(wire.upload("a.bin", b"weights"), modelType="custom_model"), 201)
+    path = made["properties"]["modelUri"].partition("/paths/")[2]
+    assert path == "models/m/1/a.bin" and wire.blob("GET", path).content == b"weights"
+    made["properties"]["description"] = "other"
+    assert wire.arm("PUT", "models/m/versions/1", made)["properties"]["modelUri"] == made["properties"]["modelUri"]
+
+
 def test_names_and_versions_are_listed_archived_and_restored(wire: Wire, mlflow_model: Path) -> None:
     uri = folder_of(wire, mlflow_model)
     for name, version in (("m", "1"), ("m", "2"), ("other", "1")):

@@ -81,6 +81,7 @@ class DataService(AssetService[DataVersion]):
                 version,
                 description=request.description,
                 tags=dict(request.tags),
+                properties=dict(request.properties),
                 uri=uri,
                 sha256=sha256,
                 size_bytes=size,

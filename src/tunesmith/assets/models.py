@@ -90,7 +90,8 @@ class ModelService(AssetService[ModelVersion]):
             facts = self._facts(source, request)
             metrics = self._metrics(source, request.gate)
             uri = self._uri(request.name, version)
-            size = self._store.publish(source.path, uri, link=source.settled)
+            place = uri if source.path.is_dir() else f"{uri}/{source.path.name}"  # a file keeps its name
+            size = self._store.publish(source.path, place, link=source.settled)
             body: dict[str, Any] = {
                 "type": request.type,
                 "source": source.reference,

@@ -29,9 +29,11 @@ from tunesmith.azure.history import create_history_router
 from tunesmith.azure.jobs import create_jobs_router
 from tunesmith.azure.models import create_models_router
 from tunesmith.azure.paths import ShortPaths
+from tunesmith.azure.registries import create_registries_router
 from tunesmith.azure.registry_files import create_registry_files_router
 from tunesmith.azure.registry_models import create_registry_models_router
 from tunesmith.azure.score import create_score_router
+from tunesmith.azure.subscriptions import create_subscriptions_router
 from tunesmith.azure.tracking import create_tracking_router
 from tunesmith.azure.waiting import create_waiting_router
 from tunesmith.azure.workspaces import create_workspaces_router
@@ -42,6 +44,8 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 AREAS: tuple[Callable[[AzureContext], APIRouter], ...] = (
     create_waiting_router,
     create_workspaces_router,
+    create_subscriptions_router,
+    create_registries_router,
     create_registry_models_router,
     create_registry_files_router,
     create_computes_router,

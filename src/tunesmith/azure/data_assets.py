@@ -33,8 +33,8 @@ class DataProperties(arm.ArmBody):
     data_uri: str
     data_type: DataType = "uri_folder"
     description: str = ""
-    tags: dict[str, str] = Field(default_factory=dict)
-    properties: dict[str, str] = Field(default_factory=dict)
+    tags: arm.Texts = Field(default_factory=dict)
+    properties: arm.Texts = Field(default_factory=dict)
     referenced_uris: list[str] = Field(default_factory=list)
     """Not kept: an MLTable's own file names them."""
     is_anonymous: bool = False
@@ -61,8 +61,6 @@ def create_data_router(context: AzureContext) -> APIRouter:
         known = next((record for record in data.versions(name) if record.version == version), None)
         if known is not None:
             return JSONResponse(_answer(request, _change(context, known, asked)))
-        if asked.properties:
-            raise arm.refuse("data assets here have tags and no properties", target="properties.properties")
         record = data.register(
             RegisterData(
                 name=name,
@@ -71,6 +69,7 @@ def create_data_router(context: AzureContext) -> APIRouter:
                 type=asked.data_type,
                 description=asked.description,
                 tags=asked.tags,
+                properties=asked.properties,
             )
         )
         if asked.is_archived:
@@ -115,6 +114,12 @@ def _change(context: AzureContext, known: DataVersion, asked: DataProperties) ->
             f"{known.name}:{known.version} is a {known.type}, and a version never changes",
             target="properties.dataType",
             way_out="register a new version",
+        )
+    if asked.properties not in ({}, known.properties):
+        raise ValidationFailed(
+            f"{known.name}:{known.version} is registered, and of a version only texts, tags and isArchived change",
+            target="properties.properties",
+            way_out="register a new version, or use tags",
         )
     change = UpdateAsset(description=asked.description, tags=asked.tags, archived=asked.is_archived)
     return context.services.data.update(known.name, known.version, change, registry=WORKSPACE)

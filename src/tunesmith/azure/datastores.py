@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
+from pydantic import Field
 from starlette.requests import Request
 
 from tunesmith.azure import arm
@@ -18,13 +19,14 @@ from tunesmith.errors import NotFound, ValidationFailed
 DEFAULT = "workspaceblobstore"
 NAMES = (DEFAULT, "workspaceartifactstore")
 LONGEST_HOURS = 24 * 7
+"""Of a token; an answer that gives less than was asked for says so in its header ``Warning``."""
 
 
 class Secrets(arm.ArmBody):
     """What a client asks with ``listSecrets``."""
 
     expirable_secret: bool = False
-    expire_after_hours: int = 1
+    expire_after_hours: int = Field(default=1, ge=1)
 
 
 def create_datastores_router(context: AzureContext) -> APIRouter:
@@ -76,9 +78,11 @@ def create_datastores_router(context: AzureContext) -> APIRouter:
         return answer(request, _known(name))
 
     @router.post("/workspace/datastores/{name}/listsecrets")
-    def list_secrets(name: str, body: arm.Json | None = None) -> dict[str, Any]:
+    def list_secrets(response: Response, name: str, body: arm.Json | None = None) -> dict[str, Any]:
         asked = arm.read_body(Secrets, body or {})
-        hours = min(max(asked.expire_after_hours, 1), LONGEST_HOURS)
+        hours = min(asked.expire_after_hours, LONGEST_HOURS)
+        if hours < asked.expire_after_hours:
+            response.headers["Warning"] = f'299 - "expireAfterHours: a token lasts {hours} hours at most, not more"'
         token = account.sas.container_token(container(_known(name)), lifetime=timedelta(hours=hours))
         return {"secretsType": "Sas", "sasToken": token}
 

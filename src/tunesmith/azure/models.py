@@ -34,8 +34,8 @@ class ModelProperties(arm.ArmBody):
     model_uri: str
     model_type: Literal["mlflow_model", "custom_model", "triton_model"] = "custom_model"
     description: str = ""
-    tags: dict[str, str] = Field(default_factory=dict)
-    properties: dict[str, str] = Field(default_factory=dict)
+    tags: arm.Texts = Field(default_factory=dict)
+    properties: arm.Texts = Field(default_factory=dict)
     flavors: dict[str, Any] = Field(default_factory=dict)
     """Not kept: what the model can be loaded as stands in its own MLmodel file, and is read from there."""
     stage: str | None = None
@@ -77,11 +77,27 @@ def model_uri(request: Request, record: ModelVersion) -> str:
     A folder's ends with a slash: clients take it for the beginning of names, and version 1 is not 10.
     """
     named = arm.target(request)
-    end = "" if record.path is not None and Path(record.path).is_file() else "/"
     return (
         f"azureml://subscriptions/{named.subscription}/resourceGroups/{named.resource_group}"
-        f"/workspaces/{named.workspace}/datastores/{DEFAULT}/paths/models/{record.name}/{record.version}{end}"
+        f"/workspaces/{named.workspace}/datastores/{DEFAULT}/paths/{_stored(record)}"
     )
+
+
+def _stored(record: ModelVersion) -> str:
+    """The path of a registered model in the datastore: its folder, or the one file that it was registered from."""
+    path = f"models/{record.name}/{record.version}"
+    folder = Path(record.path) if record.path is not None else None
+    if folder is not None and folder.is_file():
+        return path
+    file = (record.source or "").rpartition("/")[2]
+    if (
+        file
+        and folder is not None
+        and [entry.name for entry in folder.iterdir()] == [file]
+        and (folder / file).is_file()
+    ):
+        return f"{path}/{file}"
+    return f"{path}/"
 
 
 def model_body(request: Request, record: ModelVersion) -> dict[str, Any]:
@@ -152,7 +168,7 @@ def _register(context: AzureContext, name: str, version: str, asked: ModelProper
 
 def _change(context: AzureContext, known: ModelVersion, asked: ModelProperties) -> ModelVersion:
     """What may change of a version that is there: description, tags, archived."""
-    sources = {f"models/{known.name}/{known.version}", _place(known.source or "")}
+    sources = {f"models/{known.name}/{known.version}", _stored(known).rstrip("/"), _place(known.source or "")}
     if _place(asked.model_uri) not in sources:
         raise UserError(
             f"Asset paths cannot be updated: {known.name}:{known.version} is registered from another path",

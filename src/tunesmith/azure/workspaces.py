@@ -13,11 +13,6 @@ from tunesmith.azure.context import AzureContext
 from tunesmith.azure.environment import CLOUD
 from tunesmith.azure.hosts import LOCATION, RESOURCE_GROUP
 from tunesmith.azure.paths import PROVIDER
-from tunesmith.errors import NotFound
-from tunesmith.records.assets import SYSTEM_REGISTRY
-
-REGISTRY_GROUP = "azureml-registries"
-"""Resource group of the system registry, in URLs."""
 
 KIND = "Default"
 """Beside hubs, projects and feature stores, which do not exist here."""
@@ -50,23 +45,6 @@ def create_workspaces_router(context: AzureContext) -> APIRouter:
     def discovery(request: Request) -> dict[str, str]:
         url = arm.api_url(request)
         return dict.fromkeys(("api", "history", "experimentation", "modelmanagement", "catalog"), url)
-
-    @router.get("/registrymanagement/v1.0/registries/{registry}/discovery")
-    def registry_discovery(request: Request, registry: str) -> dict[str, Any]:
-        if registry.lower() != SYSTEM_REGISTRY:
-            raise NotFound(
-                f"there is no registry {registry[:80]!r}",
-                target="registry",
-                way_out=f"the registry of this workspace is {SYSTEM_REGISTRY!r}",
-            )
-        return {
-            "registryName": SYSTEM_REGISTRY,
-            "primaryRegion": LOCATION,
-            "regions": [LOCATION],
-            "primaryRegionResourceProviderUri": f"{arm.registry_url(request)}/",
-            "resourceGroup": REGISTRY_GROUP,
-            "subscriptionId": services.id,
-        }
 
     @router.get("/metadata/endpoints")
     def clouds(request: Request) -> list[dict[str, Any]]:

@@ -143,6 +143,7 @@ class RegisterData(Request):
     type: Literal["uri_file", "uri_folder", "mltable"] = "uri_file"
     description: str = ""
     tags: dict[str, str] = Field(default_factory=dict)
+    properties: dict[str, str] = Field(default_factory=dict)
 
 
 class RegisterComponent(Request):
