@@ -70,28 +70,28 @@ docs-check: $(VENV)/.installed-lint
 	$(VENV)/bin/mkdocs build --strict --site-dir /tmp/tunesmith-site
 
 bench-startup: $(VENV)/.installed
-	$(PY) benchmarks/bench_startup.py
+	$(PY) benchmarks/bench_startup.py $(BENCH_ARGS)
 
 bench-data: $(VENV)/.installed
-	$(PY) benchmarks/bench_data.py check
+	$(PY) benchmarks/bench_data.py check $(BENCH_ARGS)
 
 bench-prepare: $(VENV)/.installed
 	$(PY) benchmarks/bench_data.py prepare $(BENCH_ARGS)
 
 bench-orchestration: $(VENV)/.installed
-	$(PY) benchmarks/bench_orchestration.py
+	$(PY) benchmarks/bench_orchestration.py $(BENCH_ARGS)
 
 bench-gateway: $(VENV)/.installed
-	$(PY) benchmarks/bench_gateway.py
+	$(PY) benchmarks/bench_gateway.py $(BENCH_ARGS)
 
 bench-serving: $(VENV)/.installed
-	$(PY) benchmarks/bench_serving.py
+	$(PY) benchmarks/bench_serving.py $(BENCH_ARGS)
 
 bench-finetune: $(VENV)/.installed
-	$(PY) benchmarks/bench_finetune.py
+	$(PY) benchmarks/bench_finetune.py $(BENCH_ARGS)
 
 bench-azure: $(VENV)/.installed-test
-	$(PY) benchmarks/bench_azure.py
+	$(PY) benchmarks/bench_azure.py $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) site build .pytest_cache .mypy_cache .ruff_cache
