@@ -56,7 +56,8 @@ PROMPTS = QUESTIONS + [
 async def one(engine: Engine, prompt: str, tokens: int) -> dict[str, Any]:
     request = GenerateRequest((Message("user", prompt),), temperature=0, max_tokens=tokens)
     began = time.perf_counter()
-    times, ids = [], []
+    times: list[float] = []
+    ids: list[int] = []
     async for event in engine.generate(request):
         times.append(time.perf_counter())
         ids += event.token_ids

@@ -80,7 +80,7 @@ def report(services: Services, title: str, request: SubmitJob, own: float) -> fl
     steps = [event["ended_at"] - event["started_at"] for event in ends]
     first = min(event["t"] for event in events)
     begun = job.created_at.timestamp()
-    costs = [max(0.0, seconds - own) for seconds in steps]
+    costs: list[float] = [max(0.0, seconds - own) for seconds in steps]
     _, again_submitted, again = run(services, request)
     print(f"\n{title}: {len(steps)} steps, each {own * 1000:.0f} ms by itself")
     print(f"  submitted in {submitted * 1000:.0f} ms; the first step begins {(first - begun) * 1000:.0f} ms after that")

@@ -254,14 +254,14 @@ def _trl(run: Run, rows: list[Row]) -> Measured:
     seen = [0, 0]
     began = 0.0
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]  # of a package that is not always there
         def on_train_begin(self, *unused: Any, **more: Any) -> None:
             nonlocal began
             began = time.perf_counter()
             marks.append((began, 0, 0))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            marks.append((time.perf_counter(), *seen))
+            marks.append((time.perf_counter(), seen[0], seen[1]))
             if len(marks) > 2 and time.perf_counter() - began > run.seconds:
                 control.should_training_stop = True
 

@@ -84,7 +84,7 @@ def _type(spec: Any, entry: Any) -> str:
         bounds += [f"at most {_number(entry.maximum)}"] if entry.maximum is not None else []
         bounds += [f"below {_number(entry.below)}"] if entry.below is not None else []
         bounds += [f"or {_number(value)}" for value in entry.special]
-    return spec.type + (f", {', '.join(bounds)}" if bounds else "")
+    return str(spec.type) + (f", {', '.join(bounds)}" if bounds else "")
 
 
 def _flat(text: str) -> str:

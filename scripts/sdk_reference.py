@@ -104,7 +104,7 @@ def _signature(name: str, function: Any) -> str:
             starred = True
             shown.append("*")
         starred = starred or one.kind is one.VAR_POSITIONAL
-        stars = {one.VAR_KEYWORD: "**", one.VAR_POSITIONAL: "*"}.get(one.kind, "")
+        stars = "**" if one.kind is one.VAR_KEYWORD else "*" if one.kind is one.VAR_POSITIONAL else ""
         default = "" if one.default is one.empty else f" = {one.default!r}"
         shown.append(f"{stars}{one.name}: {_annotation(one.annotation)}{default}")
     flat = f"{name}({', '.join(shown)}){answer}"

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.workspace import add_job, temporary_workspace
 from tunesmith.errors import Conflict, Failure, Unreachable, ValidationFailed
+from tunesmith.records.assets import AssetKind
 from tunesmith.records.compute import CreateCompute
 from tunesmith.records.jobs import SubmitJob
 from tunesmith.records.workspace import ServerAddress
@@ -95,8 +96,9 @@ def test_what_a_kill_left_half_made_is_gone_and_the_work_of_others_stays(tmp_pat
 def test_the_shelves_and_their_services(tmp_path: Path) -> None:
     with temporary_workspace(tmp_path / "home") as services:
         assert [(r.name, r.writable) for r in services.registries()] == [("workspace", True), ("azureml", False)]
-        for kind in ("models", "data", "components", "environments"):
-            assert services.assets(kind).kind == kind  # type: ignore[arg-type]
+        kinds: tuple[AssetKind, ...] = ("models", "data", "components", "environments")
+        for kind in kinds:
+            assert services.assets(kind).kind == kind
 
 
 def test_steps_are_told_where_mlflow_is_once_a_server_listens(tmp_path: Path) -> None:

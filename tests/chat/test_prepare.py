@@ -81,7 +81,7 @@ def test_rows_equal_conversations_encoded_one_by_one(
     assert made.trained_counts().tolist() == [encoded.trained_count for _, _, encoded in expected]
     for row, (number, _, encoded) in enumerate(expected):
         ids, trained = made.row(row)
-        assert (ids.dtype, trained.dtype) == (np.int32, np.bool_)
+        assert (ids.dtype, trained.dtype) == (np.dtype(np.int32), np.dtype(np.bool_))
         assert (ids.tolist(), trained.tolist()) == (encoded.ids, encoded.trained)
         assert made.source_row(row) == number
         assert made.location(row) == f"{path}:{number + 1}"
@@ -279,7 +279,7 @@ def test_a_run_that_was_cut_goes_on(
     settings: dict[str, Any] = {"max_seq_length": 150, "work": tmp_path}
     straight = prepare([first, second], chatml, tmp_path / "straight", **settings)
 
-    written = prepare_module.write_part
+    written = parts.write_part
     calls = 0
 
     def cut(*arguments: Any) -> None:
@@ -307,7 +307,7 @@ def test_a_full_disk_says_so_and_keeps_what_is_done(
 ) -> None:
     monkeypatch.setattr(parts, "PART_ROWS", 3)
     path = tiny_conversations(tmp_path / "a.jsonl", 10)
-    written = prepare_module.write_part
+    written = parts.write_part
 
     def full(folder: Path, number: int, part: parts.Part) -> None:
         if number == 2:
@@ -326,17 +326,16 @@ def test_a_full_disk_says_so_and_keeps_what_is_done(
 
 def test_other_settings_have_another_key(tmp_path: Path, tokenizers: dict[str, ChatTokenizer]) -> None:
     path = tiny_conversations(tmp_path / "a.jsonl", 3)
+    given_settings: list[tuple[str, dict[str, Any]]] = [
+        ("chatml", {"max_seq_length": 100}),
+        ("chatml", {"max_seq_length": 101}),
+        ("phi3", {"max_seq_length": 100}),
+        ("chatml", {"max_seq_length": 100, "loss_on": "all"}),
+        ("chatml", {"max_seq_length": 100, "on_too_long": "drop"}),
+    ]
     keys = {
-        prepare(path, tokenizers[name], tmp_path / str(n), **given_settings).report.key
-        for n, (name, given_settings) in enumerate(
-            [
-                ("chatml", {"max_seq_length": 100}),
-                ("chatml", {"max_seq_length": 101}),
-                ("phi3", {"max_seq_length": 100}),
-                ("chatml", {"max_seq_length": 100, "loss_on": "all"}),
-                ("chatml", {"max_seq_length": 100, "on_too_long": "drop"}),
-            ]
-        )
+        prepare(path, tokenizers[name], tmp_path / str(n), **more).report.key
+        for n, (name, more) in enumerate(given_settings)
     }
     assert len(keys) == 5
 

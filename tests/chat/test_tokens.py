@@ -17,6 +17,7 @@ from tests.chat.families import FAMILIES, Family, make_folder
 from tests.chat.strategies import conversations, texts
 from tests.support.tiny import tiny_model
 from tunesmith.chat.contract import CONTRACT_FILE, ChatContract
+from tunesmith.chat.encoded import LossOn
 from tunesmith.chat.messages import Conversation, Message, ToolCall
 from tunesmith.chat.tokens import ChatTokenizer
 from tunesmith.errors import InvalidData, InvalidModel
@@ -129,7 +130,8 @@ def slow_labels(
 def test_labels_equal_the_reference(name: str, data: st.DataObject, tokenizers: dict[str, ChatTokenizer]) -> None:
     family, tokenizer = FAMILIES[name], tokenizers[name]
     conversation = data.draw(conversations(system=family.system, alternates=family.alternates, flags=True))
-    loss_on = data.draw(st.sampled_from(["assistant", "last_assistant"]))
+    choices: tuple[LossOn, ...] = ("assistant", "last_assistant")
+    loss_on = data.draw(st.sampled_from(choices))
     answers = [index for index, message in enumerate(conversation.messages) if message.role == "assistant"]
     chosen = set(answers if loss_on == "assistant" else answers[-1:])
     trained = {

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -67,7 +68,7 @@ def test_a_stale_address_is_not_believed(server: RunningServer, tmp_path: Path) 
     real = ServerAddress.model_validate_json((server.home / "server.json").read_bytes())
     assert find_server(server.home) == real
     this = psutil.Process()
-    stale = [
+    stale: list[dict[str, Any]] = [
         {"pid": 2**22 + 1},
         {"process_started": real.process_started - 3600},
         {"pid": this.pid, "process_started": this.create_time(), "url": "http://127.0.0.1:1"},

@@ -212,7 +212,7 @@ def test_a_listing_is_a_sequence_that_prints_as_a_table() -> None:
 
 
 def test_answers_give_their_text() -> None:
-    answer = ALL[-2]
+    answer: Any = ALL[-2]
     assert (str(answer), answer.text, answer.finish_reason, answer.usage["total_tokens"]) == (
         "Hello",
         "Hello",

@@ -16,7 +16,7 @@ from tests.support.tiny import tiny_conversations, tiny_model
 from tunesmith.errors import ValidationFailed, error_from_dict
 from tunesmith.pipelines.layout import JobFolder
 from tunesmith.records.assets import ImportModel, RegisterData
-from tunesmith.records.jobs import Job, JobStatus, SubmitJob
+from tunesmith.records.jobs import Job, JobSettings, JobStatus, SubmitJob
 from tunesmith.settings import load_settings
 from tunesmith.workspace import Services, open_workspace
 
@@ -116,7 +116,7 @@ def test_life_of_a_fine_tuning_job(services: Services, splits: dict[str, Path], 
     outputs = JobFolder(services.paths.job(name)).root / "steps"
     again = services.jobs.submit(
         SubmitJob(
-            settings={"force_rerun": True},
+            settings=JobSettings(force_rerun=True),
             jobs={
                 "alone": {
                     "component": f"{SYSTEM}/chat_completion_finetune/versions/0.0.81",

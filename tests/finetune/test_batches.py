@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
 import pytest
 
@@ -72,7 +74,7 @@ def test_each_epoch_has_every_row_once_and_differs(packing: bool) -> None:
 
 def test_steps_follow_epochs_or_max_steps() -> None:
     lengths = [10] * 10
-    values = {"packing": False, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    values: dict[str, Any] = {"packing": False, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     assert Plan(lengths, FinetuneParameters(**values, num_train_epochs=2), 512).total_steps == 6
     assert Plan(lengths, FinetuneParameters(**values, max_steps=4), 512).total_steps == 4
     assert Plan(lengths, FinetuneParameters(**values), 512, world=2).total_steps == 2

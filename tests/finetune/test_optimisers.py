@@ -79,13 +79,14 @@ def test_restored_state_goes_on_bit_for_bit(optim: str) -> None:
 
 def test_bf16_weights_are_updated_through_an_fp32_copy() -> None:
     model = _model(torch.bfloat16)
-    start = model[0].weight.detach().clone()
+    weight = next(model.parameters())
+    start = weight.detach().clone()
     optimiser = Optimiser(model.named_parameters(), FinetuneParameters(learning_rate=1e-5))
     for _ in range(200):  # each update is far below a bf16 weight's last bit
-        model[0].weight.sum().backward()
+        weight.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.clip()
         optimiser.step(1.0)
     assert optimiser.masters[0].dtype == torch.float32
-    assert not torch.equal(model[0].weight, start)
+    assert not torch.equal(weight, start)
     moved = (start.float() - optimiser.masters[0]).mean().item()
     assert moved == pytest.approx(200 * 1e-5, rel=0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from tunesmith.finetune.waivers import say_waivers
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def said(device: torch.device, world: int = 1, **values: object) -> list[str]:
+def said(device: torch.device, world: int = 1, **values: Any) -> list[str]:
     heard = Heard()
-    parameters = FinetuneParameters(**{"apply_lora": True, **values})  # type: ignore[arg-type]
+    parameters = FinetuneParameters(**{"apply_lora": True, **values})
     say_waivers(parameters, device=device, world=world, reporter=heard)
     return [message for _, message in heard.notices]
 
@@ -26,7 +27,7 @@ def said(device: torch.device, world: int = 1, **values: object) -> list[str]:
 def test_deepspeed_is_waived_without_a_gpu_or_the_package_and_refused_with_both(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = {"apply_deepspeed": True, "deepspeed": "zero3.json"}
+    asked: dict[str, Any] = {"apply_deepspeed": True, "deepspeed": "zero3.json"}
     assert said(CPU, **asked) == [
         "apply_deepspeed True has no effect on a CPU: DeepSpeed needs a GPU",
         "deepspeed zero3.json has no effect on a CPU: DeepSpeed is not used",

@@ -77,4 +77,5 @@ def reference(package: ModelPackage, prompt: list[int], max_tokens: int) -> list
         eos_token_id=list(tokenizer.contract.eos_token_ids),
         pad_token_id=tokenizer.pad_id,
     )
-    return out[0, len(prompt) :].tolist()
+    ids: list[int] = out[0, len(prompt) :].tolist()
+    return ids

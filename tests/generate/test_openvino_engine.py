@@ -149,7 +149,7 @@ async def test_every_field_means_what_it_means_over_torch(engines: Engines, pack
 
 async def test_a_stream_that_is_given_up_frees_its_blocks(engines: Engines) -> None:
     engine = engines(max_answers=2)
-    stream = engine.generate(ask("Hello", n=2, max_tokens=400))
+    stream: Any = engine.generate(ask("Hello", n=2, max_tokens=400))
     await anext(stream)
     assert engine.stats().running == 2
     assert engine.stats().cache_bytes > 0

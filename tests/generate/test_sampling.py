@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,11 @@ TENSOR = 3 * torch.randn(1000)
 LOGITS: Logits = TENSOR.numpy()
 
 
-def sampler(index: int = 0, **options: object) -> Sampler:
-    return Sampler(GenerateRequest((Message("user", "x"),), **options), index)  # type: ignore[arg-type]
+def sampler(index: int = 0, **options: Any) -> Sampler:
+    return Sampler(GenerateRequest((Message("user", "x"),), **options), index)
 
 
-def drawn(count: int, logits: Logits, **options: object) -> list[int]:
+def drawn(count: int, logits: Logits, **options: Any) -> list[int]:
     one = sampler(**options)
     return [one.pick(logits).token_id for _ in range(count)]
 
@@ -38,11 +39,11 @@ def drawn(count: int, logits: Logits, **options: object) -> list[int]:
     ],
 )
 def test_the_distribution_is_that_of_transformers(options: dict[str, float]) -> None:
-    scores = TemperatureLogitsWarper(float(options["temperature"]))(None, TENSOR[None])  # type: ignore[arg-type]
+    scores = TemperatureLogitsWarper(float(options["temperature"]))(None, TENSOR[None])
     if "top_k" in options:
-        scores = TopKLogitsWarper(int(options["top_k"]))(None, scores)  # type: ignore[arg-type]
+        scores = TopKLogitsWarper(int(options["top_k"]))(None, scores)
     if "top_p" in options:
-        scores = TopPLogitsWarper(options["top_p"])(None, scores)  # type: ignore[arg-type]
+        scores = TopPLogitsWarper(options["top_p"])(None, scores)
     wanted = scores[0].softmax(-1)
     count = 4000
     found = Counter(drawn(count, LOGITS, seed=1, **options))
@@ -103,7 +104,7 @@ def test_logprobs_are_the_models_own() -> None:
 def test_rows_of_a_batch_do_not_touch_each_other() -> None:
     rows = np.stack([LOGITS, LOGITS[::-1], LOGITS, np.roll(LOGITS, 5)])
     before = rows.copy()
-    options: list[dict[str, object]] = [
+    options: list[dict[str, Any]] = [
         {"temperature": 0},
         {"seed": 1, "frequency_penalty": 1.0},
         {"seed": 2, "top_p": 0.5},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ async def test_long_prompts_are_read_in_pieces_beside_answers(engines: Engines, 
     prompt = engine.tokenizer.encode_prompt([Message("user", long)])
     assert 300 < len(prompt) < 480  # more than is read in one pass beside an answer
     wanted = reference(packages("phi3"), prompt, 24)
-    stream = engine.generate(ask("Hello", max_tokens=400))
+    stream: Any = engine.generate(ask("Hello", max_tokens=400))
     await anext(stream)
     results = await asyncio.gather(*(answer(engine, ask(long)) for _ in range(3)))
     assert [list(result.choices[0].token_ids) for result in results] == [wanted] * 3
@@ -165,7 +166,7 @@ async def test_stop_strings_end_an_answer(engines: Engines) -> None:
 
 async def test_a_stream_that_is_given_up_frees_its_place(engines: Engines) -> None:
     engine = engines("qwen2", max_answers=2)
-    stream = engine.generate(ask("Hello", n=2, max_tokens=400))
+    stream: Any = engine.generate(ask("Hello", n=2, max_tokens=400))
     first = await anext(stream)
     assert first.finish_reason is None
     assert engine.stats().running == 2

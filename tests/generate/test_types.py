@@ -171,7 +171,7 @@ def test_capabilities_refuse_by_name() -> None:
         ({"response_format": {"type": "json_object"}}, "response_format"),
     ):
         with pytest.raises(UnsupportedField) as caught:
-            few.require(GenerateRequest(HELLO, **options))  # type: ignore[arg-type]
+            few.require(GenerateRequest(HELLO, **options))
         assert caught.value.target == target
     few.require(GenerateRequest(HELLO, response_format={"type": "text"}))
 

@@ -56,7 +56,7 @@ def test_merged_model_says_what_the_unmerged_one_says(
     assert merged.manifest.origin.source == f"tuned:{llama.sha256}"
     assert merged.manifest.origin.sha256 == report.adapter_sha256
     assert merged.manifest.chat_contract == llama.manifest.chat_contract
-    assert listener.progressed["merge"][-1] == (5, 5)
+    assert listener.progressed["merge"][-1:] == [(5, 5)]
     assert "mean KL" in listener.logs[-1]
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import httpx
 import jsonschema
 import openai
 import pytest
@@ -40,7 +39,7 @@ def client(served: House) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=served.service.get("chat").openai_uri,
         api_key=served.service.keys("chat").secondary_key,
-        http_client=httpx.Client(trust_env=False),
+        http_client=openai.DefaultHttpxClient(trust_env=False),
         max_retries=0,
     ) as opened:
         yield opened
@@ -95,7 +94,7 @@ def test_its_errors_are_the_clients_own(served: House, client: openai.OpenAI) ->
     with pytest.raises(openai.UnprocessableEntityError) as refused:
         client.chat.completions.create(model="blue", messages=ASK, extra_body={"max_new_tokens": 5})
     assert refused.value.param == "max_new_tokens"
-    long = [{"role": "user", "content": "word " * 2000}]
+    long: Any = [{"role": "user", "content": "word " * 2000}]
     with pytest.raises(openai.BadRequestError, match=r"512"):
         client.chat.completions.create(model="blue", messages=long)
     # A regenerated key stops opening, the other goes on.

@@ -144,7 +144,7 @@ def test_bodies_that_are_no_request_are_400(client: httpx.Client, raw: bytes) ->
 
 
 def test_neutral_values_and_labels_pass(client: httpx.Client, backend: Backend) -> None:
-    neutral = {
+    neutral: dict[str, Any] = {
         "user": "someone",
         "metadata": {"a": "b"},
         "logit_bias": {},

@@ -6,13 +6,14 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.pipelines.conftest import command, running, until, wait_for
 from tunesmith.errors import AlreadyExists, Conflict, NotFound, StepFailed, UserError, ValidationFailed, error_from_dict
 from tunesmith.pipelines.service import JobService
-from tunesmith.records.jobs import JobStatus, SubmitJob
+from tunesmith.records.jobs import JobSettings, JobStatus, SubmitJob
 from tunesmith.storage.paths import WorkspacePaths
 
 WRITE = command(
@@ -29,10 +30,10 @@ COUNT = command(
 )
 
 
-def two_steps(text: str = "hello world; $(touch /tmp/never)", **settings: object) -> SubmitJob:
+def two_steps(text: str = "hello world; $(touch /tmp/never)", **settings: Any) -> SubmitJob:
     return SubmitJob(
         experiment_name="trial",
-        settings=settings,
+        settings=JobSettings(**settings),
         inputs={"text": text},
         outputs={"result": {"type": "uri_folder"}},
         jobs={
@@ -169,7 +170,8 @@ def test_a_failing_step_shows_its_cause_and_the_file_to_read(service: JobService
     assert "step fail failed: it ended with exit code 3" in str(error_from_dict(job.error or {}))
     assert "it needs fail, which did not complete" in str(job.steps[1].error)
 
-    stopped = wait_for(service, service.submit(SubmitJob(jobs=jobs, settings={"continue_on_step_failure": False})).name)
+    stopping = SubmitJob(jobs=jobs, settings=JobSettings(continue_on_step_failure=False))
+    stopped = wait_for(service, service.submit(stopping).name)
     assert {step.name: step.status for step in stopped.steps} == {
         "fail": "Failed",
         "after": "Canceled",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -31,7 +32,7 @@ def application(log_file: Path) -> FastAPI:
 
     @app.get("/midway")
     def midway() -> StreamingResponse:
-        def body():  # type: ignore[no-untyped-def]
+        def body() -> Iterator[bytes]:
             yield b"half"
             raise RuntimeError(SECRET)
 

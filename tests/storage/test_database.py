@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateTable
 
@@ -220,7 +221,7 @@ def test_up_to_date_needs_no_alembic(path: Path) -> None:
 
 
 def test_the_tables_are_portable_to_postgresql() -> None:
-    dialect = postgresql.dialect()
+    dialect: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     ddl = {table.name: str(CreateTable(table).compile(dialect=dialect)) for table in Table.metadata.sorted_tables}
     assert "TIMESTAMP WITH TIME ZONE" in ddl["jobs"]
     assert "id SERIAL NOT NULL" in ddl["asset_versions"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_joining_refuses_links_that_lead_out(tmp_path: Path) -> None:
 
 def test_paths_of_the_workspace_refuse_names_that_leave_it(tmp_path: Path) -> None:
     paths = WorkspacePaths(tmp_path)
-    for make in (
+    makers: tuple[Callable[[str], Path], ...] = (
         lambda name: paths.job(name),
         lambda name: paths.job_output("job", name),
         lambda name: paths.package("azureml", name, "1"),
@@ -87,7 +88,8 @@ def test_paths_of_the_workspace_refuse_names_that_leave_it(tmp_path: Path) -> No
         lambda name: paths.deployment("endpoint", name),
         lambda name: paths.instance("endpoint", "blue", name),
         lambda name: paths.cached_step(name),
-    ):
+    )
+    for make in makers:
         with pytest.raises(ValidationFailed):
             make("../x")
 

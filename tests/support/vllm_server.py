@@ -117,7 +117,7 @@ def main() -> None:
         sys.exit(3)
     if "--lora-modules" in arguments:
         modules = arguments[arguments.index("--lora-modules") + 1 :]
-        ADAPTERS.update(module.split("=", 1) for module in modules)
+        ADAPTERS.update((name, path) for name, _, path in (module.partition("=") for module in modules))
     port = int(arguments[arguments.index("--port") + 1])
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
