@@ -47,7 +47,7 @@ def test_one_by_eight_equals_two_by_four_equals_eight_by_one(lora: bool, tmp_pat
         # The same rows in the same step, however they are grouped.
         flat = list(range(16))
         steps = [[flat[start + i : start + i + batch] for i in range(0, 8, batch)] for start in (0, 8)]
-        trainer.plan.step = steps.__getitem__  # type: ignore[method-assign]
+        trainer.plan.step = steps.__getitem__  # type: ignore[method-assign,assignment]
         trainer.run()
         norms = [values["grad_norm"] for _, values in heard.metrics if "grad_norm" in values]
         found.append((_losses(heard), norms, _weights(trainer)))
