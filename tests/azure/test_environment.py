@@ -14,6 +14,7 @@ from tunesmith.azure.environment import (
     exports,
     find_config,
     leads_round,
+    profile_text,
     variables,
 )
 from tunesmith.azure.hosts import SUNK, caught_hosts
@@ -36,7 +37,7 @@ PROXY = "http://tunesmith:secret@127.0.0.1:4001"
 
 
 def test_variables_of_the_proxy() -> None:
-    assert variables(SESSION, {}, bundle=BUNDLE) == {
+    assert variables(SESSION, {"HOME": "/home/me"}, bundle=BUNDLE) == {
         "REQUESTS_CA_BUNDLE": str(BUNDLE),
         "SSL_CERT_FILE": str(BUNDLE),
         "CURL_CA_BUNDLE": str(BUNDLE),
@@ -49,6 +50,10 @@ def test_variables_of_the_proxy() -> None:
         "AZUREML_RUN_POLLING_INTERVAL_MAX": "5",
         "HTTPS_PROXY": PROXY,
         "https_proxy": PROXY,
+        "AZURE_CONFIG_DIR": "/ws/azure/cli",
+        "AZURE_EXTENSION_DIR": "/home/me/.azure/cliextensions",
+        "AZURE_DEFAULTS_GROUP": "tunesmith",
+        "AZURE_DEFAULTS_WORKSPACE": "default",
         "ARM_CLOUD_METADATA_URL": None,
         "AZUREML_CURRENT_CLOUD": None,
         "REGISTRY_DISCOVERY_ENDPOINT_URL": None,
@@ -59,7 +64,7 @@ def test_variables_of_the_proxy() -> None:
 
 def test_variables_without_a_proxy() -> None:
     found = variables(SESSION, {"HTTPS_PROXY": "http://corp:1", "NO_PROXY": ".azure.com"}, bundle=BUNDLE, proxy=False)
-    assert "HTTPS_PROXY" not in found
+    assert not {"HTTPS_PROXY", "AZURE_CONFIG_DIR"} & set(found)
     assert found["NO_PROXY"] == "127.0.0.1,localhost,::1,.azure.com"
     assert found["ARM_CLOUD_METADATA_URL"] == "https://localhost:4002/metadata/endpoints?api-version=2022-09-01"
     assert found["AZUREML_CURRENT_CLOUD"] == "TunesmithCloud"
@@ -72,6 +77,15 @@ def test_what_the_caller_chose_is_left_alone() -> None:
     found = variables(SESSION, caller, bundle=BUNDLE, proxy=False)
     assert "AZUREML_RUN_POLLING_INTERVAL_MAX" not in found
     assert "OTEL_SDK_DISABLED" not in found
+
+
+def test_the_az_command_keeps_its_extensions_and_its_defaults() -> None:
+    caller = {"AZURE_CONFIG_DIR": "/mine", "AZURE_DEFAULTS_GROUP": "chosen"}
+    found = variables(SESSION, caller, bundle=BUNDLE)
+    assert (found["AZURE_CONFIG_DIR"], found["AZURE_EXTENSION_DIR"]) == ("/ws/azure/cli", "/mine/cliextensions")
+    assert "AZURE_DEFAULTS_GROUP" not in found
+    (known,) = json.loads(profile_text(SESSION))["subscriptions"]
+    assert (known["id"], known["isDefault"], known["environmentName"]) == ("sub", True, "AzureCloud")
 
 
 @pytest.mark.parametrize("own", [{}, {"HTTPS_PROXY": "http://corp.example:3128", "NO_PROXY": "corp.example"}])

@@ -18,6 +18,13 @@ def test_an_environment_names_only_files_of_the_workspace(server: RunningServer,
         assert names["subscription_id"] == ws.status().id
         assert Path(str(found["REQUESTS_CA_BUNDLE"])).is_relative_to(server.home / "azure")
         assert found["PYTHONPATH"] is not None
+        cli = Path(str(found["AZURE_CONFIG_DIR"]))
+        assert cli == server.home / "azure" / "cli" and cli.stat().st_mode & 0o777 == 0o700
+        profile = cli / "azureProfile.json"
+        assert json.loads(profile.read_text())["subscriptions"][0]["id"] == ws.status().id
+        profile.write_text("{}")  # the command itself changes it
+        ws.azure.environment({}, folder=tmp_path)
+        assert profile.read_text() == "{}"
         assert list(tmp_path.iterdir()) == []
         (tmp_path / "config.json").write_text("{}")
         assert "TUNESMITH_AZURE_CONFIG" not in ws.azure.environment({}, folder=tmp_path)

@@ -25,6 +25,9 @@ SHADOW = Path(__file__).parent / "shadow"
 """What the user's own Python is given; it imports nothing of Tunesmith."""
 CONFIG_PLACES = (".azureml/config.json", ".azureml/project.json", "aml_config/config.json", "aml_config/project.json")
 CONFIG_NAMES = ("config.json", "project.json")
+CLI_FOLDER = "cli"
+"""The ``az`` command's own folder, in that of the Azure face: the user's login is neither used nor changed."""
+PROFILE = "azureProfile.json"
 DIRECT = ("127.0.0.1", "localhost", "::1")
 SILENT = {
     "OTEL_SDK_DISABLED": "true",
@@ -75,6 +78,7 @@ def variables(
         address = f"http://{quote(user)}:{quote(session.proxy_password)}@127.0.0.1:{port}"
         changes |= {"HTTPS_PROXY": address, "https_proxy": address}
         kept = tuple(entry for entry in kept if not leads_round(entry, session.caught))
+        changes |= _cli(session, caller)
         # A cloud of another name would lead round the proxy's hosts.
         changes |= dict.fromkeys(("ARM_CLOUD_METADATA_URL", "AZUREML_CURRENT_CLOUD", "REGISTRY_DISCOVERY_ENDPOINT_URL"))
     else:
@@ -94,6 +98,36 @@ def variables(
         changes["PYTHONPATH"] = os.pathsep.join([str(SHADOW), *others])
         changes[CONFIG_VARIABLE] = str(config)
     return changes
+
+
+def _cli(session: AzureSession, caller: Mapping[str, str]) -> dict[str, str | None]:
+    """What the ``az`` command takes: a login of its own, the extensions that the user has, names to fall back on."""
+    folder = str(Path(session.folder) / CLI_FOLDER)
+    changes: dict[str, str | None] = {"AZURE_CONFIG_DIR": folder}
+    users = caller.get("AZURE_CONFIG_DIR")
+    if "AZURE_EXTENSION_DIR" not in caller and users != folder:
+        home = Path(users) if users else Path(caller.get("HOME") or "~").expanduser() / ".azure"
+        changes["AZURE_EXTENSION_DIR"] = str(home / "cliextensions")
+    for name, value in (("GROUP", session.resource_group), ("WORKSPACE", session.workspace_name)):
+        if f"AZURE_DEFAULTS_{name}" not in caller:
+            changes[f"AZURE_DEFAULTS_{name}"] = value
+    return changes
+
+
+def profile_text(session: AzureSession) -> str:
+    """What the ``az`` command knows after a login as the managed identity that the workspace is."""
+    subscription = {
+        "id": session.subscription_id,
+        "name": "Tunesmith",
+        "state": "Enabled",
+        "user": {"name": "systemAssignedIdentity", "type": "servicePrincipal", "assignedIdentityInfo": "MSI"},
+        "isDefault": True,
+        "tenantId": session.subscription_id,
+        "homeTenantId": session.subscription_id,
+        "environmentName": "AzureCloud",
+        "managedByTenants": [],
+    }
+    return json.dumps({"subscriptions": [subscription]}, indent=2) + "\n"
 
 
 def _upstream(session: AzureSession, caller: Mapping[str, str]) -> Upstream:

@@ -6,7 +6,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunesmith.azure.environment import CONFIG_NAMES, config_text, find_config, variables
+from tunesmith.azure.environment import (
+    CLI_FOLDER,
+    CONFIG_NAMES,
+    PROFILE,
+    config_text,
+    find_config,
+    profile_text,
+    variables,
+)
 from tunesmith.azure.trust import write_bundle
 from tunesmith.client.transport import Transport
 from tunesmith.errors import UserError
@@ -64,5 +72,9 @@ class Azure:
         if find_config(Path(folder or Path.cwd()).absolute()) is None:
             config = place / CONFIG_NAMES[0]
             write_text(config, config_text(session), mode=0o600)
+        profile = place / CLI_FOLDER / PROFILE
+        if not profile.exists():  # what `az account set` changes in it stays
+            profile.parent.mkdir(mode=0o700, exist_ok=True)
+            write_text(profile, profile_text(session), mode=0o600)
         bundle = write_bundle(place, Path(session.certificate), caller, certifi)
         return variables(session, caller, bundle=bundle, config=config, proxy=proxy)
