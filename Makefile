@@ -16,7 +16,7 @@ $(error Python 3.11 or newer is needed and was not found; install it, or say whe
 endif
 
 .PHONY: quickstart test test-fast install install-test install-lint lint format types docs docs-check check clean \
-        bench-startup bench-data bench-prepare bench-orchestration bench-gateway bench-serving bench-finetune bench-azure
+        bench-startup bench-data bench-prepare bench-orchestration bench-gateway bench-serving bench-ready bench-finetune bench-azure
 
 quickstart: $(VENV)/.installed
 	$(PY) -m tunesmith quickstart $(if $(CLEANUP),--cleanup) $(QUICKSTART_ARGS)
@@ -86,6 +86,9 @@ bench-gateway: $(VENV)/.installed
 
 bench-serving: $(VENV)/.installed
 	$(PY) benchmarks/bench_serving.py $(BENCH_ARGS)
+
+bench-ready: $(VENV)/.installed
+	$(PY) benchmarks/bench_ready.py
 
 bench-finetune: $(VENV)/.installed
 	$(PY) benchmarks/bench_finetune.py $(BENCH_ARGS)

@@ -33,7 +33,8 @@ from tunesmith.storage.atomic import write_json
 T = TypeVar("T")
 
 FOLDER_CHECK_S = 5.0
-WARM_UP_TOKENS = 4
+WARM_UP_TOKENS = 2
+"""One out of reading the prompt, one out of going on: both passes have been made once."""
 
 
 class Instance:
