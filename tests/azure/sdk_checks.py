@@ -21,10 +21,13 @@ import time
 import traceback
 from pathlib import Path
 
-from azure.ai.ml import Input, MLClient
+import mlflow
+from azure.ai.ml import Input, MLClient, load_component
 from azure.ai.ml.dsl import pipeline
 from azure.ai.ml.entities import (
+    AmlCompute,
     CodeConfiguration,
+    Data,
     Environment,
     ManagedOnlineDeployment,
     ManagedOnlineEndpoint,
@@ -92,6 +95,14 @@ def streamed(name):
     return printed.getvalue(), error
 
 
+def until(condition):
+    """Wait until it holds."""
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def request_file(body):
     path = Path("request.json")
     path.write_text(json.dumps(body))
@@ -104,6 +115,107 @@ ASK = {
         "parameters": {"do_sample": False, "max_new_tokens": 8},
     }
 }
+
+
+# The registry, assets, jobs of one's own
+
+
+@check
+def the_registry_is_read_and_its_models_are_downloaded():
+    assert registry.registries.get("azureml").name == "azureml"
+    assert [found.name for found in ml.registries.list()] == ["azureml"]
+    registry.models.download(base.name, base.version, download_path="from-registry")
+    (found,) = Path("from-registry").rglob("package.json")
+    names = sorted(path.name for path in Path("model-folder").iterdir())
+    assert filecmp.cmpfiles("model-folder", found.parent, names, shallow=False)[0] == names
+
+
+@check
+def data_is_registered_described_archived_and_restored():
+    made = ml.data.create_or_update(Data(name="rows", path="data/train.jsonl", type="uri_file", properties={"p": "1"}))
+    assert (made.version, made.properties) == ("1", {"p": "1"}) and made.path.endswith("/data/rows/1/train.jsonl")
+    made.tags["a"] = "1"
+    assert ml.data.create_or_update(made).tags == {"a": "1"}
+    ml.data.archive("rows", version="1")
+    assert list(ml.data.list("rows")) == []
+    ml.data.restore("rows", version="1")
+    assert ml.data.get("rows", label="latest").version == "1"
+
+
+COMPONENT = """
+name: count
+version: "1"
+type: command
+inputs:
+  rows: {type: uri_file}
+  more: {type: integer, min: 0, max: 9, default: 1}
+outputs:
+  out: {type: uri_folder}
+code: ./counting
+environment: azureml:plain@latest
+command: python count.py ${{inputs.rows}} ${{inputs.more}} ${{outputs.out}}
+"""
+COUNT = """
+import pathlib, sys
+rows, more, out = sys.argv[1:]
+count = len(open(rows).readlines()) + int(more)
+print("counted", count)
+(pathlib.Path(out) / "count.txt").write_text(str(count))
+"""
+
+
+@check
+def a_component_of_ones_own_is_registered_and_downloaded():
+    Path("counting").mkdir()
+    Path("counting", "count.py").write_text(COUNT)
+    Path("count.yml").write_text(COMPONENT)
+    ml.environments.create_or_update(Environment(name="plain", image="some/image:1"))
+    made = ml.components.create_or_update(load_component("count.yml"))
+    assert (made.name, made.version, made.inputs["more"]["max"]) == ("count", "1", "9")
+    ml.components.archive("count", version="1")
+    assert list(ml.components.list("count")) == []
+    ml.components.restore("count", version="1")
+    ml.components.download("count", "count-again", version="1")
+    assert Path("count-again", "code", "count.py").read_text() == COUNT
+
+
+@check
+def a_pipeline_of_ones_own_runs_is_streamed_downloaded_and_found_in_mlflow():
+    ml.compute.begin_create_or_update(AmlCompute(name="counter", size="Standard_DS3_v2")).result()
+    count = ml.components.get("count", version="1")
+
+    @pipeline(experiment_name="counting", default_compute="counter")
+    def make(more=1):
+        node = count(rows=Input(type="uri_file", path="azureml:rows:1"), more=more)
+        return {"counted": node.outputs.out}
+
+    with raises(HttpResponseError, "more", "9"):
+        ml.jobs.create_or_update(make(12))
+    job = ml.jobs.create_or_update(make(2))
+    printed, error = streamed(job.name)
+    assert error is None, (error, printed)
+    (child,) = ml.jobs.list(parent_job_name=job.name)
+    assert (child.display_name, child.status) == ("node", "Completed")
+    assert "Studio" in ml.jobs.show_services(job.name)
+    ml.jobs.download(job.name, download_path="counted", all=True)
+    ml.jobs.download(child.name, download_path="of-child", all=True)
+    (text,) = {path.read_text() for path in Path("counted").rglob("count.txt")}
+    assert text == str(len(Path("data/train.jsonl").read_text().splitlines()) + 2)
+    (log,) = Path("of-child").rglob("std_log.txt")
+    assert log.read_text().endswith(f"counted {text}\n")
+    made = ml.models.create_or_update(
+        Model(name="counted", type="custom_model", path=f"azureml://jobs/{job.name}/outputs/counted")
+    )
+    assert made.job_name == job.name
+    mlflow.set_tracking_uri(ml.workspaces.get(ml.workspace_name).mlflow_tracking_uri)
+    mlflow.set_experiment("counting")
+    with mlflow.start_run() as run:
+        mlflow.log_metric("count", 3)
+        mlflow.log_text(text, "notes/count.txt")
+    until(lambda: mlflow.get_run(job.name).info.status == "FINISHED")  # its mirror follows the job
+    found = mlflow.search_runs(experiment_names=["counting"])
+    assert found["metrics.count"].dropna().tolist() == [3.0] and len(found) == 2
+    assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/notes/count.txt") == text
 
 
 # Jobs that cannot be, or go wrong
