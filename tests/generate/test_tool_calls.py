@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tunesmith.chat.messages import Message
 from tunesmith.generate.events import GenerateEvent, ToolCallPiece, Usage, collect
+from tunesmith.generate.forced_calls import ForcedCallReader
 from tunesmith.generate.request import GenerateRequest
 from tunesmith.generate.tool_calls import ToolCallReader, read_tool_calls
 from tunesmith.generate.tool_format import HERMES, LLAMA, MISTRAL, PHI4, ToolFormat
@@ -194,3 +195,66 @@ def test_pieces_travel_as_json_and_are_joined() -> None:
         0, tool_calls=(ToolCallPiece(0, '{"a"', "call_1", "add"), ToolCallPiece(0, ": 1}")), finish_reason="tool_calls"
     )
     assert GenerateEvent.from_dict(json.loads(json.dumps(event.to_dict()))) == event
+
+
+DOTTED = ToolFormat("<|call|>functions.", ":0 ", "<|end|>", "<|end|><|call|>functions.")
+FORCED: list[tuple[ToolFormat, str, list[tuple[str, str]]]] = [
+    (form, form.before + form.joiner.join(name + form.between + arguments for name, arguments in calls), calls)
+    for form in (HERMES, MISTRAL, PHI4, OUTSIDE, DOTTED)
+    if form.joiner is not None
+    for calls in (
+        [("get_weather", PARIS)],
+        [("weather", "{}"), ("get_weather", '{"a": "}\\"weather", \\"arguments\\": {", "b": [1, {"c": "]"}]}')],
+    )
+] + [(LLAMA, '{"name": "add", "parameters": {"a": 1}', [("add", '{"a": 1}')])]
+
+
+@given(st.sampled_from(FORCED), st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=60))
+def test_forced_calls_come_name_first_then_arguments_as_they_are_written(
+    case: tuple[ToolFormat, str, list[tuple[str, str]]], sizes: list[int]
+) -> None:
+    form, text, wanted = case
+    text += form.after
+    reader = ForcedCallReader(form, ["weather", "get_weather", "add"])
+    made: list[ToolCallPiece] = []
+    for size in [*sizes, len(text)]:
+        said, pieces = reader.push(text[:size])
+        text = text[size:]
+        assert said == ""
+        made += pieces
+    assert reader.finish() == ("", [])
+    begun = [piece for piece in made if piece.name is not None]
+    assert [(piece.index, piece.arguments) for piece in begun] == [(index, "") for index in range(len(wanted))]
+    assert all(piece.id for piece in begun)
+    assert [piece.index for piece in made] == sorted(piece.index for piece in made)
+    joined = ["".join(piece.arguments for piece in made if piece.index == index) for index in range(len(wanted))]
+    assert list(zip([piece.name for piece in begun], joined, strict=True)) == wanted
+    assert reader.count == len(wanted)
+
+
+async def test_a_forced_call_is_given_out_before_it_is_whole() -> None:
+    choice = {"type": "function", "function": {"name": "add"}}
+    request = GenerateRequest((Message("user", "x"),), tools=TOOLS, tool_choice=choice)
+    pieces = ('<tool_call>\n{"name": "a', 'dd", "arguments": ', '{"a": ', "1", "}}\n</tool_call>")
+    found = [event async for event in read_tool_calls(events(*pieces), request, HERMES)]
+    assert [[(piece.name, piece.arguments) for piece in event.tool_calls] for event in found] == [
+        [],
+        [],
+        [("add", ""), (None, '{"a": ')],
+        [(None, "1")],
+        [(None, "}")],
+        [],
+    ]
+    assert found[-1].finish_reason == "tool_calls"
+    assert {event.text for event in found} == {""}
+
+
+async def test_a_forced_call_that_is_cut_has_the_beginning_of_its_arguments() -> None:
+    async def cut() -> AsyncIterator[GenerateEvent]:
+        yield GenerateEvent(0, '<tool_call>\n{"name": "add", "arguments": {"a": 1', (1,))
+        yield GenerateEvent(0, "2", (1,), finish_reason="length", usage=Usage(1, 2))
+
+    request = GenerateRequest((Message("user", "x"),), tools=TOOLS, tool_choice="required")
+    (choice,) = (await collect(read_tool_calls(cut(), request, HERMES))).choices
+    assert (choice.text, choice.finish_reason) == ("", "length")
+    assert [(call.name, call.arguments) for call in choice.tool_calls] == [("add", '{"a": 12')]

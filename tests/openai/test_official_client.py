@@ -184,7 +184,9 @@ def test_functions_are_called(client: openai.OpenAI) -> None:
     assert streamed.function.name == "get_weather"
     assert streamed.id.startswith("call_")
     jsonschema.validate(json.loads(streamed.function.arguments), WEATHER["function"]["parameters"])
-    assert "tool_calls.function.arguments.done" in [event.type for event in events]
+    kinds = [event.type for event in events]
+    assert "tool_calls.function.arguments.done" in kinds
+    assert kinds.count("tool_calls.function.arguments.delta") > 1, "the arguments come as they are written"
 
     # The answer is sent back with the function's result, as it came.
     answer: Any = [*ASK, whole.message, {"role": "tool", "tool_call_id": streamed.id, "content": "21 degrees"}]

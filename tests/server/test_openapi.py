@@ -106,6 +106,7 @@ class Asker:
         ask()
 
 
+@pytest.mark.heavy
 def test_nothing_that_the_page_allows_or_forbids_is_unexpected(own: RunningServer) -> None:
     assert Asker(own, 3).everything() > 200
 

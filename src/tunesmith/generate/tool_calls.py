@@ -1,27 +1,27 @@
 """Reads calls of tools out of the text of an answer, as it comes.
 
 Text that is no call of a known function stays text, whatever it looks like: a mark that leads to nothing, JSON that
-does not parse, a name that was not offered. A call is given out once it is whole, so it is never taken back.
+does not parse, a name that was not offered. A call is given out once it is whole, so it is never taken back; one that
+is forced is given out as it is written (``forced_calls``).
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-import string
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
 from tunesmith.generate.events import GenerateEvent, ToolCallPiece
+from tunesmith.generate.forced_calls import ForcedCallReader
+from tunesmith.generate.json_scan import JsonScan
 from tunesmith.generate.request import GenerateRequest
 from tunesmith.generate.text import overlap
-from tunesmith.generate.tool_format import MISTRAL_ID, ToolFormat
+from tunesmith.generate.tool_format import ToolFormat, new_call_id
 
 _BETWEEN = "; \t\r\n"
 """What may stand between two calls that are bare JSON."""
-_LETTERS = string.ascii_letters + string.digits
 
 
 class ToolCallReader:
@@ -37,7 +37,7 @@ class ToolCallReader:
         self._held = ""
         self._inside = not self._opening  # bare JSON: the answer itself may be a call
         self._after = False  # a call is read: its closing mark may follow
-        self._scan = _Scan()
+        self._scan = JsonScan()
         self.count = 0
         """Calls found so far."""
 
@@ -64,7 +64,7 @@ class ToolCallReader:
             if found is None:  # not whole yet
                 break
             length, made = found
-            self._scan = _Scan()
+            self._scan = JsonScan()
             if made:
                 calls += made
                 self._held = self._held[length:]
@@ -165,7 +165,7 @@ class ToolCallReader:
         made = []
         for pair in pairs:
             assert pair is not None
-            made.append(ToolCallPiece(self.count, pair[1], self._id(), pair[0]))
+            made.append(ToolCallPiece(self.count, pair[1], new_call_id(self._form.id_length), pair[0]))
             self.count += 1
         return made
 
@@ -183,50 +183,15 @@ class ToolCallReader:
             return None
         return item["name"], json.dumps(arguments, ensure_ascii=False)
 
-    def _id(self) -> str:
-        length = self._form.id_length
-        letters = "".join(secrets.choice(_LETTERS) for _ in range(length))
-        return letters if length == MISTRAL_ID else f"call_{letters}"
-
-
-class _Scan:
-    """Finds where an object or a list ends, going on where it stopped when the text has grown."""
-
-    def __init__(self) -> None:
-        self._position = 0
-        self._depth = 0
-        self._inside = False
-        self._escaped = False
-
-    def end(self, text: str, start: int) -> int | None:
-        """The position after the JSON value that begins at ``start``; None while it has no end."""
-        for position in range(max(start, self._position), len(text)):
-            letter = text[position]
-            if self._inside:
-                if self._escaped:
-                    self._escaped = False
-                elif letter == "\\":
-                    self._escaped = True
-                elif letter == '"':
-                    self._inside = False
-            elif letter == '"':
-                self._inside = True
-            elif letter in "{[":
-                self._depth += 1
-            elif letter in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    return position + 1
-        self._position = len(text)
-        return None
-
 
 async def read_tool_calls(
     events: AsyncIterator[GenerateEvent], request: GenerateRequest, form: ToolFormat
 ) -> AsyncIterator[GenerateEvent]:
     """``events`` of ``request`` with the calls taken out of the text; a turn that calls ends as ``tool_calls``."""
-    names = [str(tool["function"]["name"]) for tool in request.tools]
-    readers = [ToolCallReader(form, names) for _ in range(request.n)]
+    forced = request.forced_tools
+    names = [str(tool["function"]["name"]) for tool in forced or request.tools]
+    kind = ForcedCallReader if forced else ToolCallReader
+    readers = [kind(form, names) for _ in range(request.n)]
     async with aclosing(cast("Any", events)):
         async for event in events:
             reader = readers[event.index]

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import string
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from tunesmith.chat.contract import ChatContract
     from tunesmith.chat.tokens import ChatTokenizer
 
+_LETTERS = string.ascii_letters + string.digits
 LONG_ID = 24
 MISTRAL_ID = 9
 """Characters of a call's id: Mistral's templates refuse any other length."""
@@ -97,6 +100,12 @@ _TOOLS: tuple[dict[str, Any], ...] = tuple(
 )
 _CALLS = (ToolCall(_NAME, _CITY, id="a1b2c3d4e"), ToolCall(_OTHER, _CITY, id="f5g6h7i8j"))
 _ID = re.compile(r',\s*"id":\s*"[a-z0-9]{9}"')
+
+
+def new_call_id(length: int) -> str:
+    """An id for a call, of ``ToolFormat.id_length`` letters."""
+    letters = "".join(secrets.choice(_LETTERS) for _ in range(length))
+    return letters if length == MISTRAL_ID else f"call_{letters}"
 
 
 def tool_format(tokenizer: ChatTokenizer) -> ToolFormat:
