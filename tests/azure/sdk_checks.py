@@ -171,7 +171,7 @@ def a_component_of_ones_own_is_registered_and_downloaded():
     Path("count.yml").write_text(COMPONENT)
     ml.environments.create_or_update(Environment(name="plain", image="some/image:1"))
     made = ml.components.create_or_update(load_component("count.yml"))
-    assert (made.name, made.version, made.inputs["more"]["max"]) == ("count", "1", "9")
+    assert (made.name, made.version, int(made.inputs["more"]["max"])) == ("count", "1", 9)
     ml.components.archive("count", version="1")
     assert list(ml.components.list("count")) == []
     ml.components.restore("count", version="1")
