@@ -201,6 +201,8 @@ def test_a_link_out_of_the_container_is_not_followed(wire: Wire, tmp_path: Path)
         assert (answer.status_code, answer.headers["x-ms-error-code"]) == (400, "InvalidUri")
     assert wire.blob("PUT", "link.txt", b"x", x_ms_blob_type="BlockBlob").status_code == 400
     assert wire.blob("GET", "inner.txt").content == b"within"
+    listed = wire.blob("GET", "", query="restype=container&comp=list").text
+    assert "<Name>inner.txt</Name>" in listed and "link.txt" not in listed
     (root(wire) / "link.txt").unlink()
 
 

@@ -198,6 +198,21 @@ def test_a_deployment_comes_up_and_takes_traffic(wire: Wire, model: str) -> None
     wire.arm("GET", D, status=404)
 
 
+def test_traffic_is_mirrored(wire: Wire, model: str) -> None:
+    green = f"{E}/deployments/green"
+    for rest in (D, green):
+        operation(wire, "PUT", rest, deployment(model), 201)
+        wire.services.endpoints.outcomes.report(("talk", rest.rpartition("/")[2]), 1, "Succeeded")
+    wire.arm("PUT", E, endpoint(traffic={"blue": 100}, mirrorTraffic={"green": 20}))
+    found = wire.arm("GET", E)["properties"]
+    assert (found["traffic"], found["mirrorTraffic"]) == ({"blue": 100}, {"green": 20})
+    for share, words in (({"green": 60}, "between 0 and 50"), ({"red": 10}, "red"), ({"blue": 5, "green": 5}, "one")):
+        error = wire.arm("PUT", E, endpoint(traffic={"blue": 100}, mirrorTraffic=share), 400)["error"]
+        assert words in error["message"]
+    assert "20 % mirrored" in wire.arm("DELETE", green, status=409)["error"]["message"]
+    assert wire.arm("GET", E)["properties"] == found
+
+
 def test_a_deployment_that_fails_says_why(wire: Wire, model: str) -> None:
     poll = operation(wire, "PUT", D, deployment(model), 201)
     cause = {"code": "OutOfMemory", "message": "8 GB are needed and 2 are free", "way_out": "free some"}

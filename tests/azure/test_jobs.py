@@ -167,6 +167,10 @@ def test_children_are_runs_of_their_own(wire: Wire) -> None:
         ("sum_3--first", "Completed", "sum_3"),
         ("sum_3--second", "Completed", "sum_3"),
     ]
+    assert wire.api("GET", "history/v1.0", "runs/sum_3/children?$top=1")["value"] == found[:1]
+    wire.api("GET", "history/v1.0", "runs/sum_3/children?$top=x", status=400)
+    refused = wire.api("GET", "history/v1.0", "runs/sum_3/children?$filter=x", status=400)["error"]
+    assert refused["target"] == "$filter"
     child = wire.arm("GET", "jobs/sum_3--second")
     assert (child["name"], child["properties"]) == ("sum_3--second", None)
     run = wire.api("GET", "history/v1.0", "runs/sum_3--second")

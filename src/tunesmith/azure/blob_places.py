@@ -127,7 +127,9 @@ class Places:
             return
         top = root.joinpath(*folder.split("/")) if folder else root
         if top.is_dir() and within(top, root):
-            yield from _below(top, f"{folder}/" if folder else "", rest, deep=not delimiter)
+            for entry in _below(top, f"{folder}/" if folder else "", rest, deep=not delimiter):
+                if entry.path is None or not entry.path.is_symlink() or within(entry.path, root):
+                    yield entry
 
     def _folder(self, container: str) -> Path:
         if container in (self.blob_container, ARTIFACTS):

@@ -26,6 +26,7 @@ class Secrets(arm.ArmBody):
     """What a client asks with ``listSecrets``."""
 
     expirable_secret: bool = False
+    """Every token ends, whatever this says."""
     expire_after_hours: int = Field(default=1, ge=1)
 
 

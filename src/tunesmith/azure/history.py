@@ -28,6 +28,7 @@ class RunDataRequest(arm.ArmBody):
 
     run_id: str
     select_run_metadata: bool = False
+    """What is known is answered, selected or not; there are no definitions beside the job's own."""
     select_run_definition: bool = False
     select_job_specification: bool = False
 
@@ -126,8 +127,11 @@ def create_history_router(context: AzureContext) -> APIRouter:
             # A command job is one run; its only step is the job itself.
             if found.job.type == "command":
                 steps = []
+            for option in request.query_params:
+                if option not in ("$top", "api-version"):
+                    raise arm.refuse(f"the children of a run have no option {option[:80]!r}", target=option[:80])
             top = request.query_params.get("$top", str(len(steps)))
-            if not top.isdecimal():
+            if not (top.isascii() and top.isdecimal() and len(top) < 10):
                 raise ValidationFailed(f"{top[:20]!r} is not a number", target="$top")
             value = [_run(request, Run(found.job, step)) for step in steps[: int(top)]]
             return {"value": value, "continuationToken": None, "nextLink": None}
