@@ -11,13 +11,20 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Exporting a model takes seconds: tests that want the openvino engine name it.
+# Exporting a model takes seconds, so what is deployed once is served by transformers; tests that start many instances
+# of one model name the openvino engine, which starts in a fifth of the time, and share exports (tests/support/exports).
 os.environ["TUNESMITH_ENGINE"] = "transformers"
 
+from tests.support.exports import share_exports
 from tests.support.tiny import tiny_conversations, tiny_model
 
 LONG = ("long", "azure_long")
 """Marks of what runs only where ``-m`` names it: ``pytest -m long``, ``pytest -m azure_long tests/azure``."""
+
+
+def pytest_configure() -> None:
+    """One folder of exports for this run, its worker processes' as well."""
+    share_exports()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

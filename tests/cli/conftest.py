@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.exports import with_shared_exports
 from tests.support.server import RunningServer, running_server
 from tests.support.tiny import tiny_model
 from tunesmith.client import Workspace
@@ -45,13 +46,13 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("cli")
     source = tiny_model("qwen2", folder / "source")
-    with running_server(folder / "home") as server, Workspace(server.home, start=False) as ws:
+    with running_server(with_shared_exports(folder / "home")) as server, Workspace(server.home, start=False) as ws:
         job = ws.models.import_("tiny", source)
         assert job is not None
         assert ws.jobs.wait(job.name).status == "Completed"
         ws.endpoints.create_or_update("chat")
         deployment = ws.deployments.create_or_update(
-            "blue", endpoint="chat", model="tiny:1", engine="transformers", precision="32"
+            "blue", endpoint="chat", model="tiny:1", engine="openvino", precision="32"
         )
         ws.endpoints.update("chat", traffic={"blue": 100})
         pid = deployment.instances[0].pid

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.exports import with_shared_exports
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -34,9 +36,9 @@ def test_the_pages_run(tmp_path: Path, models: dict[str, Path]) -> None:
         ["bash", "-c", script],
         cwd=tmp_path,
         env={
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "TUNESMITH_ENGINE"},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "TUNESMITH_HOME": str(tmp_path / "home"),
+            "TUNESMITH_HOME": str(with_shared_exports(tmp_path / "home")),
             "no_proxy": "127.0.0.1,localhost",
         },
         stdin=subprocess.DEVNULL,

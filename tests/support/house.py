@@ -21,6 +21,7 @@ import psutil
 import uvicorn
 from fastapi import FastAPI, Response
 
+from tests.support.exports import shared_exports
 from tunesmith.azure.score import create_score_router
 from tunesmith.endpoints.controller import EndpointController
 from tunesmith.endpoints.gateway import Gateway
@@ -109,7 +110,7 @@ class Rooms:
             base_url=lambda: base_url,
         )
         self.pool = InstancePool()
-        self.controller = EndpointController(self.service, self.pool, exports=self.paths.engine_exports)
+        self.controller = EndpointController(self.service, self.pool, exports=shared_exports())
         self.gateway = Gateway(self.service, self.pool)
 
     def app(self) -> FastAPI:
@@ -197,6 +198,7 @@ class House:
                 "name": deployment,
                 "endpoint": endpoint,
                 "model": model,
+                "engine": "openvino",
                 "precision": "32",
                 "readiness_probe": QUICK,
                 "liveness_probe": QUICK,
