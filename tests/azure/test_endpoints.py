@@ -265,5 +265,9 @@ def test_faulty_values_are_refused_with_their_place(wire: Wire, model: str) -> N
     ):
         error = wire.arm("PUT", D, deployment(model, **{field: value}), 400)["error"]
         assert words in f"{error.get('target')} {error['message']}"
+    headers = {**wire.bearer, "content-type": "application/json"}
+    nested = b'{"properties": ' * 600 + b"1" + b"}" * 600
+    answer = wire.client.put(f"https://management.azure.com{W}/{D}", content=nested, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["target"]) == (400, "body")
     assert "none" in wire.arm("PUT", D, deployment("azureml:none:1"), 404)["error"]["message"]
     assert wire.arm("GET", f"{E}/deployments")["value"] == []

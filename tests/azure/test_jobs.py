@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from tests.azure.wire import W, Wire, azure_wire
+from tests.azure.wire import API, W, Wire, azure_wire
 from tunesmith.azure.code_assets import code_folder
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.identity import AzureKeys
@@ -450,7 +450,22 @@ def test_a_run_is_called_by_its_jobs_name_in_mlflow(wire: Wire) -> None:
     wire.api("GET", "history/v1.0", f"{artifacts}/contentinfo?path=a/none.txt", status=404)
     listed = wire.api("GET", "mlflow/v2.0", f"api/2.0/mlflow/artifacts/list?run_id={identity}&path=a")
     assert [item["path"] for item in listed["files"]] == ["a/note.txt"]  # MLflow's own pages show them too
+    assert (
+        "no run"
+        in wire.api("GET", "history/v1.0", f"experiments/1/runs/{'r' * 300}/artifacts", status=404)["error"]["message"]
+    )
     wire.finish("tracked")
+
+    # A call that is no JSON is refused here; an artifact may be any, and is kept as it is.
+    headers = {**wire.bearer, "content-type": "application/json"}
+    for body in (b"{", b"[]"):
+        answer = wire.client.post(f"{API}/mlflow/v2.0{W}/api/2.0/mlflow/runs/search", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["target"]) == (400, "body")
+    for name, text in (("run.json", b'{"run_id": "tracked"}'), ("broken.json", b"{")):
+        inner = f"api/2.0/mlflow-artifacts/artifacts/{experiment}/{identity}/artifacts/{name}"
+        assert wire.client.put(f"{API}/mlflow/v2.0{W}/{inner}", content=text, headers=headers).status_code == 200
+        read = wire.api("GET", "history/v1.0", f"{artifacts}/contentinfo?path={name}")["contentUri"]
+        assert wire.client.get(read).content == text
 
 
 def test_code_is_uploaded_registered_once_and_sealed(wire: Wire) -> None:

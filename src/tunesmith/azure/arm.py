@@ -72,6 +72,8 @@ def read_body(model: type[M], data: Any, *, what: str = "request") -> M:
         return model.model_validate(_without_nulls(data))
     except ValidationError as error:
         raise validation_failed(error.errors(), what=what) from None
+    except RecursionError:
+        raise ValidationFailed(f"the {what} is nested too deeply to be one", target="body") from None
 
 
 def refuse(feature: str, *, target: str | None = None, way_out: str | None = None) -> NotImplementedHere:

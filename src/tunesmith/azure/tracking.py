@@ -23,10 +23,12 @@ from tunesmith.azure import arm
 from tunesmith.azure.blob_account import StorageAccount
 from tunesmith.azure.blob_places import MLFLOW
 from tunesmith.azure.context import AzureContext
-from tunesmith.errors import NotFound, Unreachable
+from tunesmith.errors import NotFound, Unreachable, ValidationFailed
 from tunesmith.storage.names import safe_join
 from tunesmith.storage.tables import JobRow
 
+LONGEST_NAME = 255
+"""Bytes of a file's name, and so of a run's."""
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _KEPT_HERE = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host", "authorization", "cookie",
@@ -94,7 +96,8 @@ class _Tracking:
         ]
         headers = [(name, value) for name, value in request.headers.items() if name not in _KEPT_HERE]
         content: Any = None
-        if "json" in request.headers.get("content-type", ""):
+        # The body of an artifact is its own, whatever it holds.
+        if "json" in request.headers.get("content-type", "") and "/mlflow-artifacts/" not in path:
             content = await self._translated(await request.body())
         elif "content-length" in request.headers or "transfer-encoding" in request.headers:
             content = request.stream()
@@ -124,13 +127,17 @@ class _Tracking:
         return Response(_URI.sub(rf'"{place}/\1/runs/\2/artifacts\3"', text), answer.status_code, headers=kept)
 
     async def _translated(self, body: bytes) -> bytes:
-        """A body whose run is named as MLflow knows it."""
+        """A body whose run is named as MLflow knows it.
+
+        Raises:
+            ValidationFailed: it is no JSON; MLflow's own server would answer with a 500, which its clients send again.
+        """
         try:
-            read = json.loads(body)
-        except ValueError:
-            return body
-        if not isinstance(read, dict) or not any(isinstance(read.get(key), str) for key in _RUN_KEYS):
-            return body
+            read = json.loads(body) if body.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise ValidationFailed(f"the body is no JSON: {error}", target="body") from None
+        if not isinstance(read, dict):
+            raise ValidationFailed("the body must be a JSON object", target="body")
         for key in _RUN_KEYS:
             if isinstance(read.get(key), str):
                 read[key] = await self._run_id(key, read[key])
@@ -187,6 +194,9 @@ class _Tracking:
 
     def _folder(self, experiment: str, run: str) -> Path:
         root = self._services.paths.mlflow_artifacts
+        for field, name in (("experiment", experiment), ("run", run)):
+            if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+                raise NotFound(f"there is no {field} {name[:80]!r}…", target=field)
         return safe_join(root, f"{experiment}/{self._known(run)}/artifacts", target="run")
 
     def _known(self, run: str) -> str:
