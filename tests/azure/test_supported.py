@@ -100,6 +100,32 @@ def test_every_route_has_a_row(wire: Wire) -> None:
     ], "a route that the SDK calls for an operation of its own belongs into scripts/azure_reference.py"
 
 
+BODIES = (
+    b"{",
+    b"[]",
+    b'{"properties": []}',
+    b'{"properties": ' * 500 + b"1" + b"}" * 500,
+    b'{"properties": {"modelUri": "azureml://jobs/../outputs/x", "dataUri": "\\u0000", "model": "x",'
+    b' "jobType": "Pipeline", "jobs": {"a": 3}, "computeType": "AmlCompute", "componentSpec": {"inputs": 3}},'
+    b' "keyType": 3, "tail": 1e40}',
+)
+"""None of them is anything that a route takes."""
+
+
+def test_what_a_caller_gets_wrong_is_the_callers_fault(wire: Wire) -> None:
+    headers = {**wire.bearer, "content-type": "application/json"}
+    for route in routes(wire):
+        if route.path.startswith("/mlflow/"):  # those are MLflow's own
+            continue
+        for method in route.methods:
+            takes_one = method in {"PUT", "POST", "PATCH"}
+            for name, body in [("n", body) for body in BODIES] if takes_one else [("n", b""), ("x" * 300, b"")]:
+                path = re.sub(r"\{\w+(:path)?\}", name, route.path).replace("/workspace", W, 1)
+                url = f"https://management.azure.com{path}?$top=x"
+                answer = wire.client.request(method, url, content=body, headers=headers)
+                assert answer.status_code < 500 and answer.status_code != 424, (method, path[-200:], answer.text)
+
+
 def test_every_route_that_is_not_open_asks_for_a_token(wire: Wire) -> None:
     paths = [(route.methods, re.sub(r"\{\w+(:path)?\}", "n", route.path)) for route in routes(wire)]
     asked = 0
