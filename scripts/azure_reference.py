@@ -104,7 +104,8 @@ GROUPS: dict[str, tuple[Operation, ...]] = {
         Operation("compute.begin_start, begin_stop, begin_restart", "no",
                   ("POST computes/local/start", "POST computes/local/stop", "POST computes/local/restart"),
                   "clusters need neither"),
-        Operation("compute.begin_attach, enable_sso", "no", ("POST computes/local/attach", "POST computes/local/enableSso")),
+        Operation("compute.begin_attach, enable_sso", "no",
+                  ("POST computes/local/attach", "POST computes/local/enableSso")),
     ),
     "Jobs": (
         Operation("jobs.create_or_update", "partly", ("PUT jobs/j",),
