@@ -10,6 +10,7 @@ from tunesmith.finetune.batches import Plan
 from tunesmith.finetune.estimates import ModelShape, estimate, memory_remedies
 from tunesmith.finetune.lora import add_adapters
 from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.sharding.settings import ShardingSettings
 
 SMOL = {
     "hidden_size": 576,
@@ -101,3 +102,24 @@ def test_remedies_that_keep_the_numbers_come_first() -> None:
     assert len(remedies) == 3
     assert "the same numbers" in remedies[0].change
     assert all(remedy.saves_bytes > 0 for remedy in remedies)
+
+
+def test_what_deepspeed_divides() -> None:
+    parameters = FinetuneParameters(precision="bf16", apply_deepspeed=True)
+
+    def parts(stage: int, **zero: Any) -> tuple[int, int]:
+        sharding = ShardingSettings(stage, {"zero_optimization": zero})
+        found = estimate(SMOL, parameters, LENGTHS, processes=4, sharding=sharding).parts
+        return found["weights"], found["gradients and optimiser"]
+
+    count = 134_515_008
+    # Gradients are 4 bytes a weight; the fp32 copy and AdamW's moments 12.
+    assert parts(1) == (2 * count, 4 * count + 3 * count)
+    assert parts(2) == (2 * count, count + 3 * count)
+    assert parts(3) == (count // 2, count + 3 * count)
+    assert parts(3, offload_optimizer={"device": "cpu"}, offload_param={"device": "cpu"}) == (0, 0)
+
+
+def test_no_remedy_is_refused_with_deepspeed() -> None:
+    remedies = memory_remedies(SMOL, FinetuneParameters(apply_deepspeed=True, apply_lora=True), LENGTHS, count=9)
+    assert not [remedy for remedy in remedies if "adafactor" in remedy.change]

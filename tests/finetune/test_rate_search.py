@@ -23,7 +23,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights(trainer: Trainer) -> str:
-    return weights_sha256(dict(trainer.optimiser.named()))
+    return weights_sha256(trainer.optimiser.whole())
 
 
 @pytest.mark.parametrize(

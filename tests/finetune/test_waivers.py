@@ -11,40 +11,94 @@ import torch
 
 from tests.finetune.support import Heard
 from tunesmith.errors import ValidationFailed
+from tunesmith.finetune.inputs import INPUTS
 from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.refusals import deepspeed_faults
 from tunesmith.finetune.waivers import say_waivers
+from tunesmith.models.catalogue import CatalogueEntry, entries
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def said(device: torch.device, world: int = 1, **values: Any) -> list[str]:
+    return said_of(FinetuneParameters(**{"apply_lora": True, **values}), device, world)
+
+
+def said_of(parameters: FinetuneParameters, device: torch.device, world: int = 1) -> list[str]:
     heard = Heard()
-    parameters = FinetuneParameters(**{"apply_lora": True, **values})
     say_waivers(parameters, device=device, world=world, reporter=heard)
     return [message for _, message in heard.notices]
 
 
-def test_deepspeed_is_waived_without_a_gpu_or_the_package_and_refused_with_both(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: dict[str, Any] = {"apply_deepspeed": True, "deepspeed": "zero3.json"}
-    assert said(CPU, **asked) == [
-        "apply_deepspeed True has no effect on a CPU: DeepSpeed needs a GPU",
-        "deepspeed zero3.json has no effect on a CPU: DeepSpeed is not used",
-    ]
-    assert "the package deepspeed is not installed" in said(GPU, world=2, **asked)[0]
+@pytest.fixture
+def with_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package deepspeed as if it were installed; nothing here imports it."""
     find = importlib.util.find_spec
 
     def found(name: str, package: str | None = None) -> importlib.machinery.ModuleSpec | None:
         return importlib.machinery.ModuleSpec(name, None) if name == "deepspeed" else find(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", found)
+
+
+@pytest.fixture
+def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, package=None: None if name == "deepspeed" else find(name, package)
+    )
+
+
+@pytest.mark.usefixtures("without_package")
+def test_deepspeed_is_waived_without_the_package() -> None:
+    asked = {"apply_deepspeed": True, "deepspeed": "zero3.json"}
+    assert said(GPU, world=2, **asked) == [
+        "apply_deepspeed True has no effect on several GPUs: the package deepspeed is not installed",
+        "deepspeed zero3.json has no effect on several GPUs: DeepSpeed is not used",
+    ]
+
+
+@pytest.mark.usefixtures("with_package")
+def test_deepspeed_is_waived_without_a_gpu() -> None:
+    # The file is not read: it need not even be there.
+    assert said(CPU, apply_deepspeed=True, deepspeed="zero3.json") == [
+        "apply_deepspeed True has no effect on a CPU: DeepSpeed needs a GPU",
+        "deepspeed zero3.json has no effect on a CPU: DeepSpeed is not used",
+    ]
+    assert deepspeed_faults(FinetuneParameters(apply_deepspeed=True, deepspeed="zero3.json"), gpu=False) == []
+
+
+@pytest.mark.usefixtures("with_package")
+def test_deepspeed_is_honoured_on_a_gpu_with_the_package() -> None:
+    assert said(GPU, apply_deepspeed=True, deepspeed_stage="3") == []
+    assert said(GPU, deepspeed="zero3.json") == [
+        "deepspeed zero3.json has no effect on one GPU: apply_deepspeed is false"
+    ]
+    assert said(GPU, apply_deepspeed=True, auto_find_batch_size=True) == [
+        "auto_find_batch_size True has no effect on one GPU: with DeepSpeed a step that ran out of memory cannot be "
+        "begun again"
+    ]
+
+
+@pytest.mark.usefixtures("with_package")
+def test_what_deepspeed_cannot_do_is_refused_before_anything_starts() -> None:
+    asked = {"apply_deepspeed": True, "deepspeed": "zero3.json", "optim": "adafactor"}
     with pytest.raises(ValidationFailed) as caught:
-        said(GPU, world=2, **asked)
+        said(GPU, **asked)
     (fault,) = caught.value.details
-    assert (fault.target, fault.code) == ("apply_deepspeed", "Unsupported")
-    assert "number_of_gpu_to_use_finetuning" in str(fault.way_out)
-    assert said(CPU, **asked)[0].endswith("DeepSpeed needs a GPU")
+    assert (fault.target, fault.message) == ("deepspeed", "zero3.json cannot be read: No such file or directory")
+    (fault,) = deepspeed_faults(FinetuneParameters(apply_deepspeed=True, optim="adafactor"), gpu=True)
+    assert (fault.target, fault.code) == ("optim", "Unsupported")
+
+
+@pytest.mark.usefixtures("with_package")
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_the_catalogues_defaults_are_honoured(entry: CatalogueEntry) -> None:
+    parameters = FinetuneParameters.from_strings(
+        {name: value for name, value in (entry.tag("model_specific_defaults") or {}).items() if name in INPUTS}
+    )
+    assert deepspeed_faults(parameters, gpu=True) == []
+    assert said_of(parameters, GPU) == []
 
 
 def test_more_gpus_than_there_are() -> None:

@@ -14,17 +14,25 @@ from torch import Tensor
 
 
 class Group:
-    """The processes of this run; with one process every operation is free."""
+    """The processes of this run; with one process every operation is free.
 
-    def __init__(self) -> None:
+    ``alone`` makes a group of PyTorch's also for one process, for a library that asks for one.
+    """
+
+    def __init__(self, *, alone: bool = False) -> None:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0")) if self.world > 1 else 0
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if self.world > 1 else 0
         self._ours = False
         if self.world > 1 and torch.cuda.is_available():
             torch.cuda.set_device(self.local_rank)  # or every process would talk through the first GPU
-        if self.world > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if (self.world > 1 or alone) and not torch.distributed.is_initialized():
+            backend = "nccl" if torch.cuda.is_available() else "gloo"
+            if self.world > 1:
+                torch.distributed.init_process_group(backend)
+            else:
+                store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+                torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
             self._ours = True
 
     @property

@@ -15,6 +15,7 @@ from tunesmith.finetune.inputs import INPUTS
 from tunesmith.finetune.limits import KEPT_WEIGHTS, PIECE_TOKENS
 from tunesmith.finetune.parameters import FinetuneParameters
 from tunesmith.finetune.planning import capacity, packed_rows, steps_of
+from tunesmith.finetune.sharding.settings import ShardingSettings
 
 PROCESS_BYTES = 700e6
 """Python with torch, transformers and tokenizers loaded."""
@@ -102,13 +103,15 @@ def estimate(
     flops: float | None = None,
     context_length: int | None = None,
     processes: int = 1,
+    sharding: ShardingSettings | None = None,
 ) -> Estimate:
     """Estimate a run of the model with this ``config`` (``config.json``'s content) over rows of these ``lengths`` in
     tokens.
 
     Steps and tokens are exact for the lengths of prepared rows. ``flops`` is the rate in FLOP/s at which the machine
     multiplies at the model's shapes (``precision.training_rate`` measures it); without it no time is told.
-    ``processes`` share each optimiser step; memory is that of one.
+    ``processes`` share each optimiser step; memory is that of one, on its GPU where there is one. ``sharding`` divides
+    the optimiser, the gradients and the weights among them, or keeps them in the machine's memory.
     """
     shape = ModelShape.of(config, parameter_count)
     text = config.get("text_config", config)
@@ -129,7 +132,7 @@ def estimate(
     piece = min(micro * parameters.per_device_train_batch_size, max(PIECE_TOKENS, longest))
     parts = {
         "weights": shape.parameters * width + (trainable * 4 if parameters.apply_lora else 0),
-        "gradients and optimiser": int(trainable * (4 + 4 * moments + master)),
+        "gradients and optimiser": _trained_bytes(trainable, 4 * moments + master, processes, sharding),
         "activations": int(
             piece
             * activation_bytes(shape, width, total / max(1, len(rows)), checkpointing=parameters.gradient_checkpointing)
@@ -137,6 +140,8 @@ def estimate(
         "logits": int(LOGITS_BYTES),
         "process": int(PROCESS_BYTES),
     }
+    if sharding is not None and sharding.stage == 3:
+        parts["weights"] = 0 if "param" in sharding.offloads else parts["weights"] // processes
     if parameters.find_learning_rate:
         parts["weights before the search"] = trainable * 4
     # Forward 2 and backward through activations 2 operations a weight; weight gradients 2 more where weights are
@@ -162,6 +167,16 @@ def estimate(
         trainable_parameters=trainable,
         parts=parts,
     )
+
+
+def _trained_bytes(trainable: int, states: float, processes: int, sharding: ShardingSettings | None) -> int:
+    """Gradients (fp32) and the optimiser's ``states`` (bytes a weight) of the trained weights, on one process."""
+    if sharding is None:
+        return int(trainable * (4 + states))
+    if "optimizer" in sharding.offloads:
+        return 0
+    gradients = 4 / processes if sharding.stage >= 2 else 4
+    return int(trainable * (gradients + (4 + 8) / processes))  # its own fp32 copy, and AdamW's two moments
 
 
 def activation_bytes(shape: ModelShape, width: int, length: float, *, checkpointing: bool) -> float:
@@ -216,7 +231,7 @@ def memory_remedies(
         candidates.append(("precision bf16", {"precision": "bf16"}))
     if not parameters.apply_lora:
         candidates.append(("apply_lora true", {"apply_lora": True}))
-    if parameters.optim != "adafactor":
+    if parameters.optim != "adafactor" and not parameters.apply_deepspeed:
         candidates.append(("optim adafactor", {"optim": "adafactor"}))
     if row > 256:
         candidates.append(

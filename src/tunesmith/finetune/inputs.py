@@ -42,7 +42,7 @@ class Input:
     several_gpus: str = "honoured"
 
 
-_NO_DEEPSPEED = "without the package waived, said; with it refused: the trainer does not run DeepSpeed's engine"
+_DEEPSPEED = "honoured with the package deepspeed; without it waived, said"
 
 
 def _inputs() -> tuple[Input, ...]:
@@ -130,6 +130,8 @@ def _inputs() -> tuple[Input, ...]:
             False,
             "When memory runs out, compute half as much at a time, twice as often: the numbers stay the same.",
             schedule,
+            one_gpu="honoured; with DeepSpeed waived, said",
+            several_gpus="honoured; with DeepSpeed waived, said",
         ),
         Input(
             "optim",
@@ -335,8 +337,8 @@ def _inputs() -> tuple[Input, ...]:
             "Shard the optimiser and weights with DeepSpeed.",
             machine,
             cpu="waived, said: DeepSpeed needs a GPU",
-            one_gpu=_NO_DEEPSPEED,
-            several_gpus=_NO_DEEPSPEED,
+            one_gpu=_DEEPSPEED,
+            several_gpus=_DEEPSPEED,
         ),
         Input(
             "deepspeed",
@@ -345,8 +347,8 @@ def _inputs() -> tuple[Input, ...]:
             "A DeepSpeed configuration file; read with apply_deepspeed only.",
             machine,
             cpu="waived, said",
-            one_gpu="as apply_deepspeed",
-            several_gpus="as apply_deepspeed",
+            one_gpu="as apply_deepspeed; what contradicts another input is an error",
+            several_gpus="as apply_deepspeed; what contradicts another input is an error",
         ),
         Input(
             "deepspeed_stage",
@@ -356,8 +358,8 @@ def _inputs() -> tuple[Input, ...]:
             machine,
             ("2", "3"),
             cpu="waived, said",
-            one_gpu="as apply_deepspeed",
-            several_gpus="as apply_deepspeed",
+            one_gpu="as apply_deepspeed; a stage in the file comes first, said",
+            several_gpus="as apply_deepspeed; a stage in the file comes first, said",
         ),
         Input(
             "apply_ort",

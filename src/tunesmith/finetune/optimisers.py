@@ -6,8 +6,8 @@ most updates of a fine-tuning run are smaller than its last one. Gradients of al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,60 @@ from tunesmith.finetune.parameters import FinetuneParameters
 def decays(name: str, weight: Tensor) -> bool:
     """Whether weight decay applies: matrices only, never norms, biases or DoRA's magnitudes."""
     return weight.ndim >= 2 and not name.endswith("bias") and "norm" not in name.lower() and "magnitude" not in name
+
+
+class TrainedWeights(Protocol):
+    """What the trainer asks of the weights that are trained, wherever they and the optimiser's state lie.
+
+    ``state``, ``restore``, ``restore_weights`` and ``whole`` are called by every process of the run: each may hold a
+    part.
+    """
+
+    names: list[str]
+    base_rate: float
+    """The learning rate, of which a step uses a factor."""
+
+    def drop_gradients(self) -> None:
+        """Forget every gradient."""
+
+    def state(self) -> dict[str, Any]:
+        """What resuming needs; ``weights`` holds the weights (fp32) by name."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what ``state`` gave."""
+
+    def restore_weights(self, weights: dict[str, Tensor]) -> None:
+        """Put back the weights alone."""
+
+    def whole(self, *, everywhere: bool = False) -> dict[str, Tensor]:
+        """The trained weights (fp32) by name: of use to the first process only, or ``everywhere``."""
+
+    def forget(self) -> None:
+        """Drop the algorithm's state: the next step is the first."""
+
+
+def groups(named: Iterable[tuple[str, nn.Parameter]], parameters: FinetuneParameters) -> list[dict[str, Any]]:
+    """The algorithm's groups of weights: with weight decay and without; an empty one is left out."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, weight in named:
+        (decayed if decays(name, weight) else plain).append(weight)
+    made: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": parameters.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return [group for group in made if group["params"]]
+
+
+def adamw(groups: list[dict[str, Any]], parameters: FinetuneParameters) -> torch.optim.AdamW:
+    """``optim`` adamw_torch over ``groups``."""
+    return torch.optim.AdamW(
+        groups,
+        lr=parameters.learning_rate,
+        betas=(parameters.adam_beta1, parameters.adam_beta2),
+        eps=parameters.adam_epsilon,
+        foreach=True,
+    )
 
 
 class Optimiser:
@@ -33,8 +87,6 @@ class Optimiser:
         self._max_norm = parameters.max_grad_norm
         self.base_rate = parameters.learning_rate
         """What ``step`` multiplies by its factor."""
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
         for name, weight in named:
             master = weight
             if weight.dtype != torch.float32:
@@ -43,27 +95,16 @@ class Optimiser:
             self.names.append(name)
             self.weights.append(weight)
             self.masters.append(master)
-            (decayed if decays(name, weight) else plain).append(master)
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": parameters.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
+        made = groups(zip(self.names, self.masters, strict=True), parameters)
         self._algorithm: torch.optim.Optimizer
         if parameters.optim == "adafactor":
             from transformers.optimization import Adafactor
 
             # A rate of our own, not one made from the step and the weight's size: LoRA's B starts at zero, so a
             # relative rate would hardly move it. The other values are the paper's (Shazeer and Stern, 2018).
-            self._algorithm = Adafactor(groups, lr=parameters.learning_rate, scale_parameter=False, relative_step=False)
+            self._algorithm = Adafactor(made, lr=parameters.learning_rate, scale_parameter=False, relative_step=False)
         else:
-            self._algorithm = torch.optim.AdamW(
-                groups,
-                lr=parameters.learning_rate,
-                betas=(parameters.adam_beta1, parameters.adam_beta2),
-                eps=parameters.adam_epsilon,
-                foreach=True,
-            )
+            self._algorithm = adamw(made, parameters)
 
     def scale_gradients(self, factor: float) -> None:
         """Multiply every gradient: one over the trained tokens of the step."""
@@ -110,12 +151,12 @@ class Optimiser:
         """What resuming needs: the algorithm's state, and the weights (fp32) by name."""
         return {
             "algorithm": self._algorithm.state_dict(),
-            "weights": {name: master.detach() for name, master in zip(self.names, self.masters, strict=True)},
+            "weights": self.whole(),
         }
 
-    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def whole(self, *, everywhere: bool = True) -> dict[str, Tensor]:
         """The trained weights (fp32) by name."""
-        return zip(self.names, self.masters, strict=True)
+        return {name: master.detach() for name, master in zip(self.names, self.masters, strict=True)}
 
     def forget(self) -> None:
         """Drop the algorithm's state: the next step is the first."""

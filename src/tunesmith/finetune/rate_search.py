@@ -82,7 +82,7 @@ class RateSearch:
 def search(trainer: Trainer, stop: Callable[[], bool]) -> RateSearch | None:
     """Run the test with ``trainer`` at its start; ``None`` when ``stop`` said so. Weights, optimiser and random
     numbers are as before afterwards; what ``auto_find_batch_size`` learnt of the memory stays."""
-    weights = {name: weight.detach().clone() for name, weight in trainer.optimiser.named()}
+    weights = {name: weight.clone() for name, weight in trainer.optimiser.whole(everywhere=True).items()}
     numbers = random_state()
     try:
         return _search(trainer, stop)

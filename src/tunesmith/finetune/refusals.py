@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from tunesmith.errors import Fault
+from tunesmith.finetune.parameters import FinetuneParameters
+from tunesmith.finetune.sharding.settings import resolve, usable
 
 
-def deepspeed_refusal(*, gpu: bool) -> Fault | None:
-    """Why ``apply_deepspeed`` is refused here, and what does its work; ``None`` where it is waived instead.
+def deepspeed_faults(parameters: FinetuneParameters, *, gpu: bool, world: int | None = None) -> list[Fault]:
+    """Why ``apply_deepspeed`` cannot be honoured with these parameters, and with the file in ``deepspeed``.
 
-    Where a GPU and the package are, whoever asks for it counts on its sharding, and the trainer has none.
+    Nothing where it is not asked for, or waived: without a GPU or the package.
     """
-    if not gpu or importlib.util.find_spec("deepspeed") is None:
-        return None
-    return Fault(
-        "the trainer does not run DeepSpeed's engine: nothing would be sharded",
-        "apply_deepspeed",
-        "Unsupported",
-        "set it to false; for memory use apply_lora, quantization 4bit or gradient_checkpointing, "
-        "for several GPUs number_of_gpu_to_use_finetuning",
-    )
+    if not parameters.apply_deepspeed or not usable(gpu=gpu):
+        return []
+    return resolve(parameters, world=world)[1]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from tunesmith.errors import OutOfMemory
+from tunesmith.errors import OutOfMemory, ValidationFailed
 from tunesmith.finetune.adapters import save_adapter
 from tunesmith.finetune.batches import Plan, Rows
 from tunesmith.finetune.checkpoints import Checkpoints, weights_sha256
@@ -31,6 +31,7 @@ from tunesmith.finetune.parameters import FinetuneParameters
 from tunesmith.finetune.precision import Precision, choose_precision
 from tunesmith.finetune.result import KeepingReporter, TrainResult, environment, write_lock
 from tunesmith.finetune.seeding import seed_everything
+from tunesmith.finetune.sharding.settings import ShardingSettings, resolve, usable
 from tunesmith.finetune.trainer import Trainer
 from tunesmith.finetune.waivers import say_waivers
 from tunesmith.reporting import Reporter
@@ -62,10 +63,12 @@ def train(
         OutOfMemory, NonFiniteLoss, DiskFull: the run cannot go on; the message has the cause and remedies, and a
         checkpoint resumes.
     """
-    group = Group()
+    gpu = torch.cuda.is_available()
+    sharded = parameters.apply_deepspeed and usable(gpu=gpu)
+    group = Group(alone=sharded)
     keeping = KeepingReporter(reporter)
     try:
-        device = torch.device("cuda", group.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        device = torch.device("cuda", group.local_rank) if gpu else torch.device("cpu")
         config = package.config()
         text = config.get("text_config", config)
         say_waivers(parameters, device=device, world=group.world, reporter=keeping)
@@ -78,8 +81,16 @@ def train(
             outputs=int(text.get("intermediate_size") or 4 * int(text["hidden_size"])),
             reporter=keeping,
         )
-        _forecast(config, package, parameters, train, device, group.world, keeping)
-        model = load_base(package, parameters, dtype=precision.dtype, device=device, reporter=keeping)
+        sharding = _sharding(parameters, group, precision, int(text["hidden_size"]), keeping) if sharded else None
+        _forecast(config, package, parameters, train, device, group.world, keeping, sharding)
+        model = load_base(
+            package,
+            parameters,
+            dtype=precision.dtype,
+            # With stage 3 no GPU has room for all weights: the engine takes them from the machine's memory, one by one.
+            device=torch.device("cpu") if sharding is not None and sharding.stage == 3 else device,
+            reporter=keeping,
+        )
         trainer = prepare(
             model,
             train,
@@ -97,11 +108,14 @@ def train(
                 "parameters": _identity(parameters),
                 "precision": precision.used,
             },
+            sharding=sharding,
         )
         resumed = _start(trainer, parameters, keeping)
         outcome = trainer.run()
         best = None if outcome == "stopped" else trainer.take_best()
         result = _result(trainer, outcome, best, resumed, precision, keeping)
+        if outcome != "stopped":
+            trainer.finish()
         if not group.main:
             return result
         output.mkdir(parents=True, exist_ok=True)
@@ -127,8 +141,10 @@ def prepare(
     group: Group | None = None,
     identity: dict[str, Any] | None = None,
     tricks: Tricks | None = None,
+    sharding: ShardingSettings | None = None,
 ) -> Trainer:
-    """A trainer for a loaded transformers ``model``: adapters put on it, or every weight set to be trained.
+    """A trainer for a loaded transformers ``model``: adapters put on it, or every weight set to be trained; with
+    ``sharding`` in DeepSpeed's engine.
 
     Seed before calling: the adapters' start is random.
     """
@@ -145,12 +161,29 @@ def prepare(
         wanted=parameters.attention,
         neftune_noise_alpha=parameters.neftune_noise_alpha,
         reporter=reporter,
-        tricks=tricks,
+        # The quick paths read weights across modules, which a sharded model does not have whole.
+        tricks=Tricks.none() if sharding is not None else tricks,
     )
-    on_cpu = forward.device.type == "cpu"
+    plan = Plan(train.lengths, parameters, context_length, world=group.world)
+    if sharding is not None:
+        from tunesmith.finetune.sharding.trainer import ShardedTrainer
+
+        return ShardedTrainer(
+            forward,
+            plan,
+            train,
+            validation,
+            parameters,
+            checkpoints=checkpoints,
+            reporter=reporter,
+            stop=stop,
+            group=group,
+            identity=identity,
+            sharding=sharding,
+        )
     return Trainer(
         forward,
-        Plan(train.lengths, parameters, context_length, world=group.world),
+        plan,
         train,
         validation,
         parameters,
@@ -158,9 +191,31 @@ def prepare(
         reporter=reporter,
         stop=stop,
         group=group,
-        piece_tokens=PIECE_TOKENS if on_cpu else None,
+        piece_tokens=PIECE_TOKENS if forward.device.type == "cpu" else None,
         identity=identity,
     )
+
+
+def _sharding(
+    parameters: FinetuneParameters, group: Group, precision: Precision, hidden: int, reporter: Reporter
+) -> ShardingSettings | None:
+    """DeepSpeed's settings for this run, with what it says of them; ``None`` where nothing is sharded."""
+    settings, faults = resolve(parameters, world=group.world, bf16=precision.dtype == torch.bfloat16, hidden=hidden)
+    if settings is None:
+        raise ValidationFailed("DeepSpeed cannot run with these parameters", details=faults)
+    for note in settings.notes:
+        reporter.notice("DeepSpeedFile", note, level="info")
+    if settings.stage == 0:
+        reporter.notice(
+            "NothingSharded",
+            "deepspeed: ZeRO stage 0 shards nothing; the trainer itself divides the steps among the processes, which "
+            "gives the same numbers",
+            level="info",
+        )
+        return None
+    away = f", {' and '.join(settings.offloads)} in the machine's memory" if settings.offloads else ""
+    reporter.log(f"DeepSpeed shards over {group.world} processes: ZeRO stage {settings.stage}{away}")
+    return settings
 
 
 def checkpoint_activations(model: Any) -> None:
@@ -222,6 +277,7 @@ def _forecast(
     device: torch.device,
     processes: int,
     reporter: Reporter,
+    sharding: ShardingSettings | None = None,
 ) -> None:
     """Say what the run will need; refuse it when its weights alone do not fit."""
     expected = estimate(
@@ -231,6 +287,7 @@ def _forecast(
         parameter_count=package.manifest.parameter_count,
         context_length=package.manifest.context_length,
         processes=processes,
+        sharding=sharding,
     )
     free = available_bytes(device)
     reporter.log(
@@ -258,7 +315,7 @@ def _result(
     reporter: KeepingReporter,
 ) -> TrainResult:
     progress, model = trainer.progress, trainer.forward.model
-    weights = dict(zip(trainer.optimiser.names, trainer.optimiser.masters, strict=True))
+    weights = trainer.optimiser.whole()
     return TrainResult(
         outcome=outcome,
         steps=progress.step,
@@ -274,8 +331,8 @@ def _result(
         evaluation_seconds=progress.evaluation_seconds,
         tokens_per_second=progress.tokens / progress.seconds if progress.seconds else 0.0,
         peak_memory_bytes=peak_bytes(trainer.forward.device),
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        trainable_parameters=sum(weight.numel() for weight in weights.values()),
+        parameters=sum(elements(weight) for weight in model.parameters()),
+        trainable_parameters=sum(elements(weight) for weight in model.parameters() if weight.requires_grad),
         learning_rate=trainer.parameters.learning_rate,
         rate_search=progress.rate_search,
         precision={"asked": precision.asked, "used": precision.used, "rates": precision.rates},
@@ -287,6 +344,11 @@ def _result(
         notices=reporter.notices,
         output=None if outcome == "stopped" else ("adapter" if trainer.parameters.apply_lora else "package"),
     )
+
+
+def elements(weight: torch.Tensor) -> int:
+    """The numbers in a weight, also in one of which this process holds a shard."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def _write_weights(trainer: Trainer, package: ModelPackage, parameters: FinetuneParameters, output: Path) -> None:
@@ -320,5 +382,6 @@ def _lock(
         "precision": {"asked": precision.asked, "used": precision.used, "rates": precision.rates},
         "learning_rate": {"used": trainer.parameters.learning_rate, "search": trainer.progress.rate_search},
         "attention": trainer.forward.path,
+        "sharding": trainer.sharded,
         "environment": {**environment(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
     }

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -27,7 +27,7 @@ from tunesmith.finetune.evaluation import EvalResult, better, evaluate
 from tunesmith.finetune.failures import is_out_of_memory, non_finite, out_of_memory
 from tunesmith.finetune.forward import ChatForward
 from tunesmith.finetune.memory import current_bytes
-from tunesmith.finetune.optimisers import Optimiser
+from tunesmith.finetune.optimisers import Optimiser, TrainedWeights
 from tunesmith.finetune.parameters import FinetuneParameters
 from tunesmith.finetune.progress import Progress
 from tunesmith.finetune.result import HistoryPoint, Outcome
@@ -71,15 +71,19 @@ class Trainer:
         self.identity = identity or {}
         self.progress = Progress(piece_tokens=piece_tokens)
         self.total_steps = plan.total_steps
-        self.optimiser = Optimiser(
-            ((name, weight) for name, weight in forward.model.named_parameters() if weight.requires_grad), parameters
-        )
+        self.optimiser = self._trained_weights()
         self.schedule = self._schedule()
         self.evaluate_every = self._evaluate_every()
         self.after_update = after_update or (lambda: None)
         self._rate = 0.0
         self._saved_at = time.monotonic()
         self._pad_id = int(getattr(forward.model.config.get_text_config(), "pad_token_id", None) or 0)
+
+    def _trained_weights(self) -> TrainedWeights:
+        """The optimiser over the weights that are trained, made once."""
+        named = ((name, weight) for name, weight in self.forward.model.named_parameters() if weight.requires_grad)
+        self._own = Optimiser(named, self.parameters)
+        return self._own
 
     def _schedule(self) -> Schedule:
         parameters = self.parameters
@@ -182,14 +186,23 @@ class Trainer:
         self.after_update()
         return best
 
+    def finish(self) -> None:
+        """Make the model of the first process fit to be written; all processes call it, after the last step."""
+
+    @property
+    def sharded(self) -> dict[str, Any] | None:
+        """How weights and optimiser are sharded, for the run's lock; ``None`` where they are not."""
+        return None
+
     def save(self) -> None:
         """Write a checkpoint of this very moment."""
         self._saved_at = time.monotonic()
+        weights = self.optimiser.state()
         if self.group.main:
             state = {
                 "identity": self.identity,
                 "progress": self.progress.state(),
-                "optimiser": self.optimiser.state(),
+                "optimiser": weights,
                 "random": random_state(),
             }
             self.checkpoints.save(self.progress.step, state, best=self.progress.best_step)
@@ -221,14 +234,7 @@ class Trainer:
     def _step(self, micro: list[list[Document]], *, fresh: bool) -> None:
         before = time.perf_counter()
         rows = [document.row for documents in micro for document in documents]
-        loss, trained, tokens = self._summed(self._gradients(micro))
-        if not math.isfinite(loss):
-            self._give_up(rows, "loss")
-        self.optimiser.scale_gradients(1.0 / trained)
-        norm = self.optimiser.clip()
-        if not math.isfinite(norm):
-            self._give_up(rows, "gradient")
-        rate = self.optimiser.step(self.schedule(self.progress.step))
+        loss, trained, tokens, norm, rate = self._update(micro, rows)
         self.after_update()
         progress = self.progress
         progress.step += 1
@@ -245,6 +251,22 @@ class Trainer:
         self._rate = speed if fresh or self._rate == 0 else _SMOOTH * self._rate + (1 - _SMOOTH) * speed
         self._tell(loss / trained, rate, norm)
 
+    def _update(self, micro: list[list[Document]], rows: list[int]) -> tuple[float, float, float, float, float]:
+        """One update: the summed loss, trained tokens and tokens of all processes; the gradient's length; the rate.
+
+        Raises:
+            NonFiniteLoss: the loss or the gradient is no number; the update was not made.
+        """
+        loss, trained, tokens = self._summed(self._gradients(micro))
+        if not math.isfinite(loss):
+            self._give_up(rows, "loss")
+        self._own.scale_gradients(1.0 / trained)
+        norm = self._own.clip()
+        if not math.isfinite(norm):
+            self._give_up(rows, "gradient")
+        rate = self._own.step(self.schedule(self.progress.step))
+        return loss, trained, tokens, norm, rate
+
     def _summed(self, own: tuple[float, int, int]) -> tuple[float, float, float]:
         """Loss, trained tokens and tokens over all processes; their gradients are summed as well, where there are
         any."""
@@ -255,7 +277,7 @@ class Trainer:
             totals = totals.to(self.forward.device)
         self.group.sum([totals])
         if torch.is_grad_enabled():
-            self.group.sum(self.optimiser.gradients())
+            self.group.sum(self._own.gradients())
         loss, trained, tokens = totals.tolist()
         return loss, trained, tokens
 
@@ -277,12 +299,12 @@ class Trainer:
         A loss or gradient that is no number makes no update.
         """
         loss, trained, _ = self._summed(self._gradients(self._read(number)))
-        self.optimiser.scale_gradients(1.0 / trained)
-        if math.isfinite(loss) and math.isfinite(self.optimiser.clip()):
-            self.optimiser.step(rate / self.optimiser.base_rate)
+        self._own.scale_gradients(1.0 / trained)
+        if math.isfinite(loss) and math.isfinite(self._own.clip()):
+            self._own.step(rate / self._own.base_rate)
             self.after_update()
         else:
-            self.optimiser.drop_gradients()
+            self._own.drop_gradients()
             loss = math.nan
         return loss / trained
 
@@ -326,7 +348,7 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self.optimiser.drop_gradients()
+                self._own.drop_gradients()
                 if not (self.parameters.auto_find_batch_size and self._halve(micro)):
                     raise self._no_memory(error) from error
 
@@ -480,7 +502,7 @@ class Trainer:
 
     # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _give_up(self, rows: list[int], what: str) -> None:
+    def _give_up(self, rows: list[int], what: str) -> NoReturn:
         self.optimiser.drop_gradients()
         self.save()
         raise non_finite(

@@ -8,7 +8,7 @@ import torch
 
 from tunesmith.errors import Fault, ValidationFailed
 from tunesmith.finetune.parameters import FinetuneParameters
-from tunesmith.finetune.refusals import deepspeed_refusal
+from tunesmith.finetune.sharding.settings import resolve, usable
 from tunesmith.reporting import Reporter
 
 
@@ -16,7 +16,8 @@ def say_waivers(parameters: FinetuneParameters, *, device: torch.device, world: 
     """Say which parameters have no effect on this machine.
 
     Raises:
-        ValidationFailed: quantised weights were asked on a GPU without the package they need, or DeepSpeed on a GPU.
+        ValidationFailed: quantised weights were asked on a GPU without the package they need, or DeepSpeed with what it
+        cannot do.
     """
     on_cpu = device.type == "cpu"
     where = "a CPU" if on_cpu else ("one GPU" if world == 1 else "several GPUs")
@@ -24,10 +25,13 @@ def say_waivers(parameters: FinetuneParameters, *, device: torch.device, world: 
     def waive(name: str, reason: str) -> None:
         reporter.notice("ParameterWaived", f"{name} {getattr(parameters, name)} has no effect on {where}: {reason}")
 
-    if parameters.apply_deepspeed:
-        refused = deepspeed_refusal(gpu=not on_cpu)
-        if refused is not None:
-            raise ValidationFailed("a parameter cannot be honoured on this machine", details=[refused])
+    if parameters.apply_deepspeed and usable(gpu=not on_cpu):
+        settings, faults = resolve(parameters, world=world)
+        if settings is None:
+            raise ValidationFailed("DeepSpeed cannot run with these parameters", details=faults)
+        if parameters.auto_find_batch_size and settings.stage > 0:
+            waive("auto_find_batch_size", "with DeepSpeed a step that ran out of memory cannot be begun again")
+    elif parameters.apply_deepspeed:
         waive("apply_deepspeed", "DeepSpeed needs a GPU" if on_cpu else "the package deepspeed is not installed")
         if parameters.deepspeed:
             waive("deepspeed", "DeepSpeed is not used")

@@ -110,12 +110,16 @@ def main(arguments: Any, step: Step) -> None:
 def gpu_faults(values: Mapping[str, Any], disk: Path) -> list[Fault]:
     """What a machine with a GPU refuses; without one it is waived when training starts."""
     from tunesmith.compute.machine import detect
-    from tunesmith.finetune.refusals import deepspeed_refusal
+    from tunesmith.finetune.parameters import FinetuneParameters
+    from tunesmith.finetune.refusals import deepspeed_faults
 
     if str(values.get("apply_deepspeed", "false")).lower() != "true":
         return []
-    refused = deepspeed_refusal(gpu=bool(detect(disk).gpus))
-    return [] if refused is None else [refused]
+    try:
+        parameters = FinetuneParameters.from_strings({name: values[name] for name in values if name in INPUTS})
+    except ValidationFailed:
+        return []  # told already
+    return deepspeed_faults(parameters, gpu=bool(detect(disk).gpus))
 
 
 def say_sizes(arguments: Any, step: Step) -> None:
