@@ -17,10 +17,7 @@ from tunesmith.finetune.trainer import Trainer
 
 
 def _weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {
-        name: weight.detach().clone()
-        for name, weight in zip(trainer.optimiser.names, trainer.optimiser.masters, strict=True)
-    }
+    return {name: weight.clone() for name, weight in trainer.optimiser.whole().items()}
 
 
 def _losses(heard: Heard) -> list[float]:

@@ -82,7 +82,7 @@ def test_deepspeed_is_honoured_on_a_gpu_with_the_package() -> None:
 
 @pytest.mark.usefixtures("with_package")
 def test_what_deepspeed_cannot_do_is_refused_before_anything_starts() -> None:
-    asked = {"apply_deepspeed": True, "deepspeed": "zero3.json", "optim": "adafactor"}
+    asked: dict[str, Any] = {"apply_deepspeed": True, "deepspeed": "zero3.json", "optim": "adafactor"}
     with pytest.raises(ValidationFailed) as caught:
         said(GPU, **asked)
     (fault,) = caught.value.details
