@@ -12,29 +12,26 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 
 class Clock:
-    """Adds up, over all threads, what passes while something goes on."""
+    """Notes, over all threads, when something went on: begin and end in Unix seconds."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter()
+        self.times: dict[str, list[tuple[float, float]]] = {"waiting": [], "answers": []}
         self._lock = threading.Lock()
 
     def around(self, name: str, function):
-        """``function``, with its time added to ``name``."""
+        """``function``, with its times noted under ``name``."""
 
         def timed(*arguments, **named):
-            start = time.perf_counter()
+            start = time.time()
             try:
                 return function(*arguments, **named)
             finally:
                 with self._lock:
-                    self.seconds[name] += time.perf_counter() - start
-                    self.counts[name] += 1
+                    self.times[name].append((start, time.time()))
 
         return timed
 
@@ -61,17 +58,10 @@ def main() -> None:
     space = {"__name__": "__main__", "__file__": str(script)}
     lines = []
     for title, text in cells(script.read_text("utf-8")):
-        seconds, counts, start = Counter(clock.seconds), Counter(clock.counts), time.perf_counter()
+        before, start = {name: len(times) for name, times in clock.times.items()}, time.time()
         exec(compile(text, f"{script}: {title}", "exec"), space)
-        lines.append(
-            {
-                "title": title,
-                "wall": time.perf_counter() - start,
-                "waiting": clock.seconds["waiting"] - seconds["waiting"],
-                "answers": clock.seconds["answers"] - seconds["answers"],
-                "requests": clock.counts["answers"] - counts["answers"],
-            }
-        )
+        line = {"title": title, "began": start, "ended": time.time()}
+        lines.append({**line, **{name: times[before[name] :] for name, times in clock.times.items()}})
     target.write_text(json.dumps(lines))
 
 

@@ -18,7 +18,8 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +37,42 @@ from tunesmith.client import Workspace  # noqa: E402
 BUDGET_S = 5.0
 
 
+Interval = tuple[float, float]
+"""Begin and end in Unix seconds."""
+
+
+def covered(intervals: Iterable[Interval]) -> float:
+    """Seconds in which at least one of the intervals lay."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(intervals):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
 @dataclass(frozen=True)
 class Step:
-    """One step of the script; times in seconds."""
+    """One step of the script."""
 
     title: str
-    wall: float
-    waiting: float
-    answers: float
-    requests: int
-    trained: float = 0.0
-    """The job ran for so long meanwhile; answers to polls are part of it."""
+    began: float
+    ended: float
+    waiting: list[Interval]
+    """The SDK's pauses between two polls."""
+    answers: list[Interval]
+    training: list[Interval] = field(default_factory=list)
+    """The job ran meanwhile; answers to polls are part of it."""
+
+    @property
+    def wall(self) -> float:
+        """Seconds from the step's begin to its end."""
+        return self.ended - self.began
 
     @property
     def own(self) -> float:
-        """What is neither waiting nor training."""
-        return self.wall - max(self.waiting, self.trained)
+        """Seconds of neither waiting nor training."""
+        others = (*self.waiting, *self.training)
+        return self.wall - covered((max(begin, self.began), min(end, self.ended)) for begin, end in others)
 
 
 def main() -> int:
@@ -69,28 +90,28 @@ def main() -> int:
         done = scene.run("azure_cells.py", SCRIPT.name, "measured.json")
         total, after = time.perf_counter() - start, server.cpu_times()
         first, *others = json.loads((scene.folder / "measured.json").read_text())
-        trained = _trained(scene, said(done.stdout, r"(?m)^job: (\S+)$"))
-        steps = [Step(**{**first, "title": "importing the SDK"}), *(_step(line, trained) for line in others)]
+        training = _training(scene, said(done.stdout, r"(?m)^job: (\S+)$"))
+        steps = [Step(**{**first, "title": "importing the SDK"}), *(_step(line, training) for line in others)]
     computed = after.user + after.system - before.user - before.system
     own = sum(step.own for step in steps[1:])
     _print(requirements, steps, total, own, computed)
     if options.json:
-        figures: dict[str, Any] = {"total": total, "trained": trained, "server": computed}
-        figures["steps"] = [vars(step) for step in steps]
+        figures: dict[str, Any] = {"total": total, "server": computed}
+        figures["steps"] = [{**vars(step), "own": step.own} for step in steps]
         options.json.write_text(json.dumps(figures, indent=1))
     return 0 if own <= BUDGET_S else 1
 
 
-def _step(line: dict[str, Any], trained: float) -> Step:
-    return Step(**line, trained=trained if "watch it train" in line["title"] else 0.0)
+def _step(line: dict[str, Any], training: Interval) -> Step:
+    return Step(**line, training=[training] if "watch it train" in line["title"] else [])
 
 
-def _trained(scene: Stage, name: str) -> float:
-    """Seconds that the job ran."""
+def _training(scene: Stage, name: str) -> Interval:
+    """When the job ran."""
     with Workspace(scene.server.home, start=False) as workspace:
         job = workspace.jobs.get(name)
     assert job.started_at is not None and job.ended_at is not None
-    return (job.ended_at - job.started_at).total_seconds()
+    return job.started_at.timestamp(), job.ended_at.timestamp()
 
 
 def _print(requirements: Path, steps: list[Step], total: float, own: float, computed: float) -> None:
@@ -103,11 +124,13 @@ def _print(requirements: Path, steps: list[Step], total: float, own: float, comp
     width = max(len(step.title) for step in steps)
     print(f"{'seconds':{width}}    wall  waiting  training  requests  answers     own")
     for step in steps:
-        times = f"{step.wall:7.2f} {step.waiting:8.2f} {step.trained:9.2f}"
-        print(f"{step.title:{width}} {times} {step.requests:9} {step.answers:8.2f} {step.own:7.2f}")
-    quick = sum(step.answers for step in steps if not step.trained)
+        times = f"{step.wall:7.2f} {covered(step.waiting):8.2f} {covered(step.training):9.2f}"
+        print(f"{step.title:{width}} {times} {len(step.answers):9} {covered(step.answers):8.2f} {step.own:7.2f}")
+    quick = sum(covered(step.answers) for step in steps if not step.training)
     print(f"\nthe whole command: {total:.1f} s; the server's processor time meanwhile: {computed:.1f} s")
-    print(f"the server's {sum(step.requests for step in steps)} answers, without the polls of the job: {quick:.2f} s")
+    print(
+        f"the server's {sum(len(step.answers) for step in steps)} answers, without the polls of the job: {quick:.2f} s"
+    )
     print(f"own, without the import: {own:.2f} s, budget {BUDGET_S:g} s {'kept' if own <= BUDGET_S else 'BROKEN'}")
 
 

@@ -118,10 +118,12 @@ def run_server(port: int, instance_port: int, home: str, key: Any) -> None:
         yield
         await gateway.close()
 
-    app = FastAPI(lifespan=life)
+    app = FastAPI(lifespan=life, telemetry={"tracing": False, "metrics": False, "logs": False})
     app.include_router(create_openai_router(gateway, service))
     app.include_router(create_score_router(gateway, service))
-    uvicorn.run(app, http=LimitedHttp, host="127.0.0.1", port=port, log_level="error", access_log=False)
+    # As the real server is started.
+    options: dict[str, Any] = {"http": LimitedHttp, "proxy_headers": False, "access_log": False}
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", **options)
 
 
 @dataclass(frozen=True)

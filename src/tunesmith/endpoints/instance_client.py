@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from tunesmith.endpoints.documents import SECRET_HEADER
 from tunesmith.endpoints.pool import Target
@@ -29,14 +31,22 @@ class InstanceClient:
                 auto_decompress=False,
                 trust_env=False,
                 headers={"content-type": "application/json"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("accept", "accept-encoding", "user-agent"),
             )
-        return self._session.post(target.url + path, data=body, headers={SECRET_HEADER: target.secret})
+        return self._session.post(_url(target.url + path), data=body, headers={SECRET_HEADER: target.secret})
 
     async def close(self) -> None:
         """Close the connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+@lru_cache(maxsize=256)
+def _url(text: str) -> URL:
+    """Parsed once for each instance and path."""
+    return URL(text)
 
 
 def instance_error(body: Any, status: int) -> TunesmithError:

@@ -73,8 +73,7 @@ class Face:
                 logger.exception("request %s", headers["x-request-id"])
                 response = error_response(Failure(f"the server failed: {type(error).__name__}"))
             self.gateway.note_refusal(trace, response.status_code, refusal)
-            for name, value in headers.items():
-                response.headers[name] = value
+            response.raw_headers += [(name.encode(), value.encode()) for name, value in headers.items()]
             return response
 
         return answer
@@ -161,11 +160,23 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 class FaceRoute(APIRoute):
-    """A route whose handler takes the request and nothing else: FastAPI's own solving of parameters is left out."""
+    """A route whose handler takes the request and nothing else, and answers its own errors (``Face.guarded``).
+
+    FastAPI's solving of parameters is left out, and so are the stacks for dependencies and exceptions around a handler:
+    together they took a seventh of the gateway's time.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler itself."""
         return self.endpoint
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the handler, and send what it answers."""
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)
+            return
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 class EventStream(Response):

@@ -65,6 +65,7 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=_operation_id,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would be looked for with every request
     )
     app.state.services = services
     app.state.lifecycle = lifecycle
