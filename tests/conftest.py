@@ -35,7 +35,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in set(out)]
     # What takes minutes comes first: begun last it would run on alone, with the other processes idle.
-    items.sort(key=lambda item: item.get_closest_marker("heavy") is None)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> float:
+    """Heavy tests before the others, those with the longest time limit first."""
+    if item.get_closest_marker("heavy") is None:
+        return 0.0
+    limit = item.get_closest_marker("timeout")
+    return -float(limit.args[0]) if limit else -1.0
 
 
 @pytest.fixture

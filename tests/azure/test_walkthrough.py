@@ -66,11 +66,8 @@ def test_the_guide_with_smollm2_and_real_conversations(tmp_path: Path) -> None:
         draw_conversations(scene)
         script = scene.folder / SCRIPT.name
         text = script.read_text("utf-8")
-        for old, new in (
-            (BASE, name),
-            ('"num_train_epochs": 3', '"num_train_epochs": 2, "precision": "32"'),
-            ('"logging_steps": 5', '"logging_steps": 3'),
-        ):
+        # An epoch of so few conversations is one optimiser step: each is logged, to see the loss fall.
+        for old, new in ((BASE, name), ('"logging_steps": 5', '"logging_steps": 1, "precision": "32"')):
             assert old in text
             text = text.replace(old, new)  # what a user changes
         script.write_text(text, "utf-8")
