@@ -152,7 +152,7 @@ def check_mlflow(scene: Stage, job_name: str, losses: list[float]) -> None:
 
 def check_answer(scene: Stage, answer: dict[str, Any], base: Path, tuned: Path) -> None:
     """The endpoint said what the tuned weights say, and the base's weights say something else."""
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file  # numpy knows no bfloat16
 
     packages = [ModelPackage.open(path) for path in (base, tuned)]
     weights = [load_file(package.path / "model.safetensors") for package in packages]
