@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.packages import as_if_installed
 from tunesmith.components.steps.validate import gpu_faults
 from tunesmith.finetune.sharding.settings import CPU_DEEPSPEED
 
@@ -16,12 +17,7 @@ from tunesmith.finetune.sharding.settings import CPU_DEEPSPEED
 @pytest.fixture
 def usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """DeepSpeed as if it were installed, and used without a GPU; nothing here imports it."""
-    find = importlib.util.find_spec
-
-    def found(name: str, package: str | None = None) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, None) if name == "deepspeed" else find(name, package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", found)
+    as_if_installed("deepspeed", monkeypatch)
     monkeypatch.setenv(CPU_DEEPSPEED, "1")
 
 

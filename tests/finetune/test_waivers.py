@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.finetune.support import Heard
+from tests.support.packages import as_if_installed
 from tunesmith.errors import ValidationFailed
 from tunesmith.finetune.inputs import INPUTS
 from tunesmith.finetune.parameters import FinetuneParameters
@@ -33,12 +34,7 @@ def said_of(parameters: FinetuneParameters, device: torch.device, world: int = 1
 @pytest.fixture
 def with_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package deepspeed as if it were installed; nothing here imports it."""
-    find = importlib.util.find_spec
-
-    def found(name: str, package: str | None = None) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, None) if name == "deepspeed" else find(name, package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", found)
+    as_if_installed("deepspeed", monkeypatch)
 
 
 @pytest.fixture

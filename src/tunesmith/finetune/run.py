@@ -165,35 +165,19 @@ def prepare(
         tricks=Tricks.none() if sharding is not None else tricks,
     )
     plan = Plan(train.lengths, parameters, context_length, world=group.world)
+    named: dict[str, Any] = {
+        "checkpoints": checkpoints,
+        "reporter": reporter,
+        "stop": stop,
+        "group": group,
+        "identity": identity,
+    }
     if sharding is not None:
         from tunesmith.finetune.sharding.trainer import ShardedTrainer
 
-        return ShardedTrainer(
-            forward,
-            plan,
-            train,
-            validation,
-            parameters,
-            checkpoints=checkpoints,
-            reporter=reporter,
-            stop=stop,
-            group=group,
-            identity=identity,
-            sharding=sharding,
-        )
-    return Trainer(
-        forward,
-        plan,
-        train,
-        validation,
-        parameters,
-        checkpoints=checkpoints,
-        reporter=reporter,
-        stop=stop,
-        group=group,
-        piece_tokens=PIECE_TOKENS if forward.device.type == "cpu" else None,
-        identity=identity,
-    )
+        return ShardedTrainer(forward, plan, train, validation, parameters, sharding=sharding, **named)
+    piece_tokens = PIECE_TOKENS if forward.device.type == "cpu" else None
+    return Trainer(forward, plan, train, validation, parameters, piece_tokens=piece_tokens, **named)
 
 
 def _sharding(
