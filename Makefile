@@ -88,7 +88,7 @@ bench-serving: $(VENV)/.installed
 	$(PY) benchmarks/bench_serving.py $(BENCH_ARGS)
 
 bench-ready: $(VENV)/.installed
-	$(PY) benchmarks/bench_ready.py
+	$(PY) benchmarks/bench_ready.py $(BENCH_ARGS)
 
 bench-finetune: $(VENV)/.installed
 	$(PY) benchmarks/bench_finetune.py $(BENCH_ARGS)

@@ -15,7 +15,7 @@ from tests.support.house import has_ended, until
 from tunesmith.endpoints.documents import CONFIG_FILE, STATE_FILE, InstanceConfig, InstanceState
 from tunesmith.endpoints.handle import Handle
 from tunesmith.endpoints.pool import InstancePool
-from tunesmith.endpoints.process import InstanceProcess
+from tunesmith.endpoints.process import MARK, InstanceProcess
 from tunesmith.storage.atomic import write_json
 
 # The one in front ends as soon as the one that it started has written down its own pid.
@@ -42,10 +42,11 @@ def configure(folder: Path, model: Path, engine: str = "auto") -> None:
     write_json(folder / CONFIG_FILE, config, mode=0o600)
 
 
-def orphaned(folder: Path) -> tuple[subprocess.Popen[bytes], float, int]:
+def orphaned(folder: Path, *, marked: bool = True) -> tuple[subprocess.Popen[bytes], float, int]:
     """A process that has ended and was reaped, when it began, and the pid of what it left behind."""
     file = folder / "pid"
-    leader = subprocess.Popen([sys.executable, "-c", ORPHAN, str(file)], start_new_session=True)
+    environment = {**os.environ, **({MARK: str(folder)} if marked else {})}
+    leader = subprocess.Popen([sys.executable, "-c", ORPHAN, str(file)], start_new_session=True, env=environment)
     started = psutil.Process(leader.pid).create_time()
     leader.wait()
     return leader, started, int(file.read_text())
@@ -76,11 +77,18 @@ def test_a_pid_that_was_given_out_again_is_left_alone() -> None:
     try:
         InstanceProcess(other.pid, psutil.Process(other.pid).create_time() - 5).kill()
         assert other.poll() is None
-        InstanceProcess(other.pid, 1.0).kill()  # of before the machine was started
-        assert other.poll() is None
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_group_that_is_no_instances_is_left_alone(tmp_path: Path) -> None:
+    leader, started, left = orphaned(tmp_path, marked=False)
+    try:
+        InstanceProcess(leader.pid, started).kill()
+        assert not has_ended(left)
+    finally:
+        os.kill(left, signal.SIGKILL)
 
 
 def test_an_instance_that_is_stopped_while_it_loads_leaves_no_server(

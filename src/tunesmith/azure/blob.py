@@ -159,11 +159,14 @@ class _BlobFace:
         if "sig" in query:
             try:
                 self._account.sas.check(query, container, name, needed)
-            except BlobError:
+            except BlobError as first:
                 # A datastore's token reads code/ as well, and the SDK uses it for a container of code, too.
                 if query.get("sr") != "c" or needed not in ("r", "l", "rl") or not CODE_CONTAINER.fullmatch(container):
                     raise
-                self._account.sas.check(query, self._account.blob_container, name, needed)
+                try:
+                    self._account.sas.check(query, self._account.blob_container, name, needed)
+                except BlobError:
+                    raise first from None
             return
         if request.headers.get("authorization", "").startswith("SharedKey"):
             raise not_implemented("authentication with the account's key; ask the datastore for a SAS token:")

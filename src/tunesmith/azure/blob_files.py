@@ -281,9 +281,10 @@ class BlobFiles:
                     if time.time() - folder.stat().st_mtime > BLOCK_LIFETIME_S:
                         remove(folder)
         for sidecar in (self._folder / "metadata").glob("*/*.json"):
-            body = read_json(sidecar)
-            if not isinstance(body, dict) or not Path(str(body.get("path"))).exists():
-                sidecar.unlink(missing_ok=True)
+            with self._lock:  # a blob of this name may be written just now
+                body = read_json(sidecar)
+                if not isinstance(body, dict) or not Path(str(body.get("path"))).exists():
+                    sidecar.unlink(missing_ok=True)
 
     def _blocks(self, path: Path) -> Path:
         return self._folder / "blocks" / _key(path)

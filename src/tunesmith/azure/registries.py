@@ -25,7 +25,7 @@ def create_registries_router(context: AzureContext) -> APIRouter:
 
     @router.get("/registrymanagement/v1.0/registries/{registry}/discovery")
     def discovery(request: Request, registry: str) -> dict[str, Any]:
-        _check(registry)
+        check_registry(registry)
         return {
             "registryName": SYSTEM_REGISTRY,
             "primaryRegion": LOCATION,
@@ -41,7 +41,7 @@ def create_registries_router(context: AzureContext) -> APIRouter:
 
     @router.get("/registry/{registry}")
     def get(request: Request, registry: str) -> dict[str, Any]:
-        _check(registry)
+        check_registry(registry)
         return _body(request)
 
     def _body(request: Request) -> dict[str, Any]:
@@ -69,7 +69,8 @@ def create_registries_router(context: AzureContext) -> APIRouter:
     return router
 
 
-def _check(registry: str) -> None:
+def check_registry(registry: str) -> None:
+    """Raise ``NotFound`` for any registry but the system's."""
     if registry.lower() != SYSTEM_REGISTRY:
         raise NotFound(
             f"there is no registry {registry[:80]!r}",

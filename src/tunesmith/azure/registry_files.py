@@ -20,6 +20,7 @@ from tunesmith.azure import arm
 from tunesmith.azure.blob_account import StorageAccount
 from tunesmith.azure.blob_places import REGISTRY
 from tunesmith.azure.context import AzureContext
+from tunesmith.azure.registries import check_registry
 from tunesmith.errors import Conflict, JobFailed, ValidationFailed, error_from_dict
 from tunesmith.records.assets import ImportModel, ModelVersion
 from tunesmith.records.jobs import Job, JobStatus
@@ -47,6 +48,7 @@ def create_registry_files_router(context: AzureContext) -> APIRouter:
 
     @router.post("/registry/{registry}/datarefs/{name}/versions/{version}")
     async def where(request: Request, registry: str, name: str, version: str, data: arm.Json) -> dict[str, Any]:
+        check_registry(registry)
         asked = arm.read_body(DataReference, data)
         model = await run_in_threadpool(services.models.get, name, version, registry=registry.lower())
         if asked.asset_id.lower() != arm.asset_id(request, "models", model).lower():
@@ -57,6 +59,11 @@ def create_registry_files_router(context: AzureContext) -> APIRouter:
             )
         if model.state != "imported":
             await fetch_weights(services, model)
+            model = await run_in_threadpool(services.models.get, name, version, registry=registry.lower())
+            if model.state != "imported":  # its job was deleted meanwhile
+                raise Conflict(
+                    f"the weights of {model.name} {model.version} are not here yet", extra={"retry_after": 1}
+                )
         token = account.sas.container_token(REGISTRY, permissions="rl", lifetime=LIFETIME)
         return {
             "blobReferenceForConsumption": {

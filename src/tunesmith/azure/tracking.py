@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tunesmith.azure import arm
 from tunesmith.azure.blob_account import StorageAccount
-from tunesmith.azure.blob_places import MLFLOW
+from tunesmith.azure.blob_places import MLFLOW, within
 from tunesmith.azure.context import AzureContext
 from tunesmith.errors import NotFound, Unreachable, ValidationFailed
 from tunesmith.storage.names import safe_join
@@ -188,7 +188,9 @@ class _Tracking:
 
     def _listed(self, experiment: str, run: str, below: str) -> dict[str, Any]:
         root = self._folder(experiment, run)
-        files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+        files = sorted(
+            path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and within(path, root)
+        )
         found = [name for name in files if name.startswith(below)]
         return {"value": [self._named(run, name) for name in found], "continuationToken": None, "nextLink": None}
 

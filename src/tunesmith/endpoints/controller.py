@@ -271,4 +271,3 @@ class EndpointController:
         folder: Path = self._service.folder / endpoint / deployment
         await asyncio.to_thread(shutil.rmtree, folder, True)
         await asyncio.to_thread(self._service.outcomes.forget_deployment, document.key)
-        self._wake.set()

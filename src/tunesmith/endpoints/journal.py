@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+FORGET_SECONDS = 60.0
+"""How long a deletion may take before its caller is told that it failed."""
 LOG_BYTES = 16 * 1024 * 1024
 LOG_BACKUPS = 4
 COLLECTED_FILE_BYTES = 32 * 1024 * 1024
@@ -113,7 +115,7 @@ class Journal:
         else:
             self._hand_over(close_and_delete)
             self._hurry.set()
-        return outcome.result()
+        return outcome.result(FORGET_SECONDS)
 
     def requests(
         self, endpoint: str | None = None, deployment: str | None = None, *, last: int = 100
@@ -196,7 +198,8 @@ class Journal:
 
 def conversation(answered: Answered) -> dict[str, Any]:
     """What is kept of one request: when, who answered, the messages, the tools, the answers with their calls; all
-    texts redacted, names of fields and numbers that stand in JSON as such are not."""
+    texts redacted. A call's arguments are a text, too: where a number in them was taken out they may no longer be
+    JSON."""
     redact = redactor_of(answered.collector)
     request = orjson.loads(answered.request)
     kept = ("time", "request_id", "endpoint", "deployment", "model", "status", "prompt_tokens", "completion_tokens")

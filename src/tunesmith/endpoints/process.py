@@ -27,6 +27,10 @@ _ALWAYS = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 # a job that trains beside the instance.
 
 
+MARK = "TUNESMITH_INSTANCE"
+"""In the environment of an instance and of all that it starts: its folder."""
+
+
 class InstanceProcess:
     """A living or dead process of an instance."""
 
@@ -49,7 +53,7 @@ class InstanceProcess:
                 stderr=log,
                 start_new_session=True,
                 cwd=folder,
-                env={"OMP_WAIT_POLICY": "PASSIVE", **inherited, **_ALWAYS, **environment},
+                env={"OMP_WAIT_POLICY": "PASSIVE", **inherited, **_ALWAYS, **environment, MARK: str(folder)},
             )
         try:
             started = psutil.Process(child.pid).create_time()
@@ -103,16 +107,31 @@ class InstanceProcess:
 
     def kill(self) -> None:
         """End it and what it started, now; what outlived it as well, such as the server of an engine."""
-        if self.alive() or not self._given_out_again():
-            # A group keeps its number as long as anyone is in it, also when its leader is gone.
+        if self.alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+            return
+        for process in self._left():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
-    def _given_out_again(self) -> bool:
-        """Whether the pid of a dead process may mean something else by now."""
-        if self._child is None and self.started < psutil.boot_time() - 1:
-            return True
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) >= 0.05
-        except psutil.NoSuchProcess:
-            return False
+    def _left(self) -> list[psutil.Process]:
+        """What the dead one had started and is still there.
+
+        Its number may have become another program's since: only who carries an instance's mark is taken.
+        """
+        if psutil.pid_exists(self.pid) and abs(_began(self.pid) - self.started) >= 0.05:
+            return []
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.getpgid(process.pid) == self.pid and MARK in process.environ():
+                    found.append(process)
+        return found
+
+
+def _began(pid: int) -> float:
+    """When a process began, in Unix seconds; 0 where it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).create_time()
+    return 0.0

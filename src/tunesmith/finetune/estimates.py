@@ -208,9 +208,12 @@ def memory_remedies(
     count: int = 3,
     *,
     context_length: int | None = None,
+    processes: int = 1,
+    sharding: ShardingSettings | None = None,
 ) -> list[Remedy]:
-    """The changes that save memory, those that cost the result least first, at most ``count``."""
-    now = estimate(config, parameters, lengths, context_length=context_length).memory_bytes
+    """The changes that save memory, those that cost the result least first, at most ``count``; as ``estimate``."""
+    machine: dict[str, Any] = {"context_length": context_length, "processes": processes, "sharding": sharding}
+    now = estimate(config, parameters, lengths, **machine).memory_bytes
     longest = max((int(length) for length in lengths), default=1)
     row = parameters.max_seq_length if parameters.max_seq_length > 0 else max(longest, PIECE_TOKENS)
     candidates: list[tuple[str, dict[str, Any]]] = []
@@ -242,7 +245,7 @@ def memory_remedies(
         values = {**parameters.to_dict(), **change}
         cut = [min(int(length), row // 2) for length in lengths] if "max_seq_length" in change else lengths
         changed = FinetuneParameters(**{k: values[k] for k in INPUTS})
-        saved = now - estimate(config, changed, cut, context_length=context_length).memory_bytes
+        saved = now - estimate(config, changed, cut, **machine).memory_bytes
         if saved > 0:
             remedies.append(Remedy(words, saved))
     # Changes that keep the numbers come first whatever they save; among them, and among the rest, the greatest saving

@@ -107,6 +107,8 @@ def train(
                 "validation": rows_sha256(validation) if validation is not None else None,
                 "parameters": _identity(parameters),
                 "precision": precision.used,
+                # The engine's checkpoints hold its own state: the plain trainer's cannot be gone on from there.
+                "deepspeed": "sharded" if sharding is not None else None,
             },
             sharding=sharding,
         )
@@ -282,7 +284,14 @@ def _forecast(
     )
     if expected.memory_bytes <= free:
         return
-    remedies = memory_remedies(config, parameters, rows.lengths, context_length=package.manifest.context_length)
+    remedies = memory_remedies(
+        config,
+        parameters,
+        rows.lengths,
+        context_length=package.manifest.context_length,
+        processes=processes,
+        sharding=sharding,
+    )
     words = f"the run needs about {expected.memory_bytes / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free"
     ways = "; ".join(str(remedy) for remedy in remedies)
     if expected.parts["weights"] > free:

@@ -150,7 +150,8 @@ class Trainer:
                 if self._exhausted():
                     outcome = "early_stopping"
                     break
-                if time.monotonic() - self._saved_at > SAVE_SECONDS:
+                # All at once, whatever each one's clock says: a checkpoint is gathered from every process.
+                if self.group.any(time.monotonic() - self._saved_at > SAVE_SECONDS):
                     self.save()
         finally:
             feeder.close()

@@ -166,10 +166,6 @@ class FaceRoute(APIRoute):
     together they took a seventh of the gateway's time.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler itself."""
-        return self.endpoint
-
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the handler, and send what it answers."""
         if scope["method"] not in (self.methods or ()):

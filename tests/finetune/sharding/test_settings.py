@@ -298,6 +298,13 @@ def test_quantised_weights_go_with_stage_2() -> None:
 
 
 def test_every_fault_is_found_in_one_pass(tmp_path: Path) -> None:
-    file = written(tmp_path, {"gradient_clipping": 1.0, "bf16": {"enabled": False}, "amp": {}})
+    asked: dict[str, Any] = {"zero_optimization": {"stage": 2}, "communication_data_type": "bf16"}
+    file = written(tmp_path, {**asked, "gradient_clipping": 1.0, "bf16": {"enabled": False}, "amp": {}})
     targets = [fault.target for fault in resolve(parameters(deepspeed=file, optim="adafactor"))[1]]
-    assert targets == ["deepspeed: amp", "deepspeed: gradient_clipping", "deepspeed: bf16.enabled"]
+    assert targets == [
+        "deepspeed: amp",
+        "optim",
+        "deepspeed: gradient_clipping",
+        "deepspeed: bf16.enabled",
+        "deepspeed: communication_data_type",
+    ]

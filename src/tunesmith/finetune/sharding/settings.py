@@ -1,7 +1,7 @@
 """DeepSpeed's configuration for a run: from the parameters, or from a file that must not contradict them.
 
 In a file ``"auto"`` takes the parameter's value. A value that differs from a parameter's is a fault that names both,
-and so is what the trainer does not honour: nothing in a file is passed over. Knows nothing of torch or deepspeed.
+and so is what the trainer does not honour. Knows nothing of torch or deepspeed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tunesmith.finetune.parameters import FinetuneParameters, did_you_mean
 CPU_DEEPSPEED = "TUNESMITH_INTERNAL_CPU_DEEPSPEED"
 """Internal, for tests: DeepSpeed's engine is used without a GPU, over gloo."""
 
-_PASSED = ("communication_data_type", "prescale_gradients", "gradient_predivide_factor", "steps_per_print",
+_PASSED = ("prescale_gradients", "gradient_predivide_factor", "steps_per_print",
            "wall_clock_breakdown", "memory_breakdown", "comms_logger", "dump_state")  # fmt: skip
 """What goes to DeepSpeed as the file has it."""
-_OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-         "optimizer", "scheduler", "bf16", "fp16", "zero_optimization", "zero_allow_untested_optimizer",
-         "zero_force_ds_cpu_optimizer")  # fmt: skip
+_OURS = ("communication_data_type", "train_batch_size", "train_micro_batch_size_per_gpu",
+         "gradient_accumulation_steps", "gradient_clipping", "optimizer", "scheduler", "bf16", "fp16",
+         "zero_optimization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer")  # fmt: skip
 _ZERO = ("stage", "allgather_partitions", "allgather_bucket_size", "overlap_comm", "reduce_scatter",
          "reduce_bucket_size", "contiguous_gradients", "round_robin_gradients", "offload_optimizer", "offload_param",
          "sub_group_size", "ignore_unused_parameters", "memory_efficient_linear")  # fmt: skip
@@ -106,6 +106,14 @@ class _Reader:
         self._precision(given)
         self._optimiser(given, zero)
         self._scheduler(given)
+        exchanged = given.get("communication_data_type")
+        if exchanged not in (None, _AUTO, "fp32"):
+            self.fault(
+                self.within("communication_data_type"),
+                f"{self.file} has {json.dumps(exchanged)}, and gradients are exchanged in fp32",
+                'write "auto" in the file',
+                "Unsupported",
+            )
         config = {key: given[key] for key in _PASSED if key in given and given[key] != _AUTO}
         full_bf16 = bool(self.bf16) and not self.p.apply_lora
         config |= {
@@ -119,8 +127,8 @@ class _Reader:
             "zero_optimization": zero,
             # The update is torch's AdamW wherever the optimiser lies.
             "zero_force_ds_cpu_optimizer": False,
+            "communication_data_type": "fp32",
         }
-        config.setdefault("communication_data_type", "fp32")
         return ShardingSettings(stage, config, tuple(self.notes))
 
     # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────

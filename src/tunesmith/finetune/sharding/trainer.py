@@ -53,7 +53,7 @@ class ShardedTrainer(Trainer):
         """One update on step ``number``'s rows at ``rate``, outside the run's count; the loss before it."""
         loss, trained, _ = self._backpropagate(self._read(number), number)
         if not math.isfinite(loss):
-            self._shards.drop_gradients()
+            self._shards.step(0.0)  # the engine makes no update of what is no number, and forgets its sums
             return math.nan
         norm, _ = self._shards.step(rate / self._shards.base_rate)
         if not math.isfinite(norm):

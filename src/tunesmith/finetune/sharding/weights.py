@@ -1,7 +1,6 @@
 """The trained weights and AdamW's state as DeepSpeed's engine keeps them: flat shards, one for each process.
 
-Outside they look as the plain optimiser's do: whole, fp32 and by name. So a checkpoint is the same kind of file, and
-can be gone on from by another number of processes or another stage.
+Outside they look as the plain optimiser's do: whole, fp32 and by name, whatever the stage.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from typing import Any
 from tunesmith.errors import Failure, InvalidModel, error_from_dict
 from tunesmith.models.package import ModelPackage
 
-EXPORTER = 1
+EXPORTER = 2
 """Counts up whenever exports change, so that older ones are not taken."""
 INT8 = "int8"
 """The form of weights in eight bits; every other form is the package's own."""
@@ -120,7 +120,10 @@ def _only_one(path: Path) -> Iterator[int]:
 
 
 def exports_of(package: ModelPackage, folder: Path) -> list[Path]:
-    """What ``folder`` keeps of ``package``: exports, remembered refusals, locks. They go with the package."""
+    """What ``folder`` keeps of ``package``: exports, remembered refusals, locks. They go with the package.
+
+    Those that another exporter or version of OpenVINO made are not found.
+    """
     keys = [export_key(package, form) for form in (package.manifest.dtype, INT8)]
     paths = [folder / name for key in keys for name in (key, f"{key}.refused.json", f".{key}.lock")]
     return [path for path in paths if path.exists()]
