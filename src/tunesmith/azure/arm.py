@@ -21,7 +21,7 @@ from tunesmith.azure.errors import NotImplementedHere
 from tunesmith.azure.hosts import API_HOST, MANAGEMENT_HOST, REGISTRY_HOST
 from tunesmith.azure.paths import PROVIDER, AzureTarget
 from tunesmith.errors import Fault, ValidationFailed
-from tunesmith.records.assets import WORKSPACE, AssetVersion
+from tunesmith.records.assets import SYSTEM_REGISTRY, WORKSPACE, AssetVersion
 from tunesmith.records.validation import validation_failed
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ _ASSET_ID = re.compile(
 
 
 _REGISTRY_WEIGHTS = re.compile(
-    r"https://(?:ts[0-9a-z]+\.blob\.[^/?]+|[^/?]+:\d+)/registry-([^/?]+)/([^/?]+)/([^/?]+)/?",
+    rf"https://(?:ts[0-9a-z]+\.blob\.[^/?]+|[^/?]+:\d+)/registry-({re.escape(SYSTEM_REGISTRY)})/([^/?]+)/([^/?]+)/?",
 )
 """The ``modelUri`` of a registry's model."""
 _REGISTRY_ID = "azureml://registries/{}/models/{}/versions/{}"

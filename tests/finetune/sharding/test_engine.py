@@ -104,8 +104,6 @@ def weights(folder: Path) -> dict[str, Any]:
     [(1, False, 1), (2, True, 1), (2, True, 2), (3, True, 2), (3, False, 2)],
 )
 def test_as_the_plain_trainer(stage: int, lora: bool, processes: int, folder: Path) -> None:
-    import torch
-
     kind = f"{'lora' if lora else 'full'}-{processes}"
     asked: dict[str, Any] = {"apply_lora": lora, "lora_alpha": 16}
     if not (folder / f"plain-{kind}").exists():
@@ -138,7 +136,9 @@ def test_as_the_plain_trainer(stage: int, lora: bool, processes: int, folder: Pa
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         # AdamW divides by the gradient's size: where that is all but zero, rounding decides part of a step (1e-3).
-        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=3e-4, msg=key)
+        off = (found[key].float() - value.float()).abs()
+        assert off.max() <= 3e-4, key
+        assert off.mean() <= 1e-6, key
     lock = json.loads((folder / name / "run.lock").read_text())
     assert lock["sharding"]["stage"] == stage
     assert lock["sharding"]["config"]["train_micro_batch_size_per_gpu"] == 1

@@ -141,7 +141,11 @@ class VllmEngine(ContractEngine):
         self._loads += 1
         # Never a name that was used before: what is still being answered with the old one is not touched.
         adapter = _Adapter(f"{name}@{self._loads}", folder)
-        await self._ask_for("load_lora_adapter", {"lora_name": adapter.known_as, "lora_path": str(folder)})
+        try:
+            await self._ask_for("load_lora_adapter", {"lora_name": adapter.known_as, "lora_path": str(folder)})
+        except (asyncio.CancelledError, Unavailable):
+            self._retire(adapter)  # given up here, and perhaps loaded there
+            raise
         return adapter
 
     def _retire(self, adapter: _Adapter) -> None:
