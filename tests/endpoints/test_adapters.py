@@ -121,10 +121,17 @@ def test_the_model_field_chooses_the_adapter(rooms: Rooms) -> None:
         route.choose(0.0, "blue", "brief")
 
 
+@pytest.fixture
+def house_without_exports(models: dict[str, Path], tmp_path: Path) -> Iterator[House]:
+    with House(tmp_path / "house", dict(models), exports=tmp_path / "exports") as house:
+        yield house
+
+
 @pytest.mark.heavy
 def test_a_deployment_answers_with_the_adapter_that_is_named_over_an_export_that_is_kept(
-    house: House, models: dict[str, Path], tmp_path: Path
+    house_without_exports: House, models: dict[str, Path], tmp_path: Path
 ) -> None:
+    house = house_without_exports
     package = ModelPackage.open(models["tiny-phi3"])
     for seed, name in enumerate(("polite", "brief"), start=1):
         house.rooms.resolver.models[name] = random_adapter(package, tmp_path / name, seed=seed)

@@ -96,7 +96,15 @@ class Resolver:
 class Rooms:
     """What a server holds for endpoints."""
 
-    def __init__(self, home: Path, models: dict[str, Path], base_url: str, *, controller: bool = True) -> None:
+    def __init__(
+        self,
+        home: Path,
+        models: dict[str, Path],
+        base_url: str,
+        *,
+        controller: bool = True,
+        exports: Path | None = None,
+    ) -> None:
         self._controlled = controller
         self.paths = WorkspacePaths(home)
         self.paths.make()
@@ -110,7 +118,7 @@ class Rooms:
             base_url=lambda: base_url,
         )
         self.pool = InstancePool()
-        self.controller = EndpointController(self.service, self.pool, exports=shared_exports())
+        self.controller = EndpointController(self.service, self.pool, exports=exports or shared_exports())
         self.gateway = Gateway(self.service, self.pool)
 
     def app(self) -> FastAPI:
@@ -138,11 +146,17 @@ class House:
     """The server in a thread of this process."""
 
     def __init__(
-        self, home: Path, models: dict[str, Path], *, controller: bool = True, port: int | None = None
+        self,
+        home: Path,
+        models: dict[str, Path],
+        *,
+        controller: bool = True,
+        port: int | None = None,
+        exports: Path | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.rooms = Rooms(home, models, self.url, controller=controller)
+        self.rooms = Rooms(home, models, self.url, controller=controller, exports=exports)
         self.service = self.rooms.service
         self.controller = self.rooms.controller
         self.pool = self.rooms.pool
