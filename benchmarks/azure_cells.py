@@ -20,6 +20,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.times: dict[str, list[tuple[float, float]]] = {"waiting": [], "answers": []}
+        self.asked: list[str] = []
+        """Method, host and path of each of the answers."""
         self._lock = threading.Lock()
 
     def around(self, name: str, function):
@@ -32,6 +34,9 @@ class Clock:
             finally:
                 with self._lock:
                     self.times[name].append((start, time.time()))
+                    if name == "answers":
+                        request = arguments[1]
+                        self.asked.append(f"{request.method} {request.url.partition('?')[0].partition('//')[2]}")
 
         return timed
 
@@ -61,6 +66,7 @@ def main() -> None:
         before, start = {name: len(times) for name, times in clock.times.items()}, time.time()
         exec(compile(text, f"{script}: {title}", "exec"), space)
         line = {"title": title, "began": start, "ended": time.time()}
+        line["asked"] = clock.asked[before["answers"] :]
         lines.append({**line, **{name: times[before[name] :] for name, times in clock.times.items()}})
     target.write_text(json.dumps(lines))
 

@@ -60,6 +60,8 @@ class Step:
     waiting: list[Interval]
     """The SDK's pauses between two polls."""
     answers: list[Interval]
+    asked: list[str]
+    """Of each answer: method, host and path."""
     training: list[Interval] = field(default_factory=list)
     """The job ran meanwhile; answers to polls are part of it."""
 
@@ -87,6 +89,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--older", action="store_true", help="with the release that is a year older")
+    parser.add_argument("--slowest", type=int, default=0, help="also print so many requests, the slowest first")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     requirements = OLDER if options.older else NEWEST
@@ -103,6 +106,7 @@ def main() -> int:
     computed = after.user + after.system - before.user - before.system
     own = sum(step.own for step in steps[1:])
     _print(requirements, steps, total, own, computed)
+    _print_slowest(steps, options.slowest)
     if options.json:
         figures: dict[str, Any] = {"total": total, "server": computed}
         figures["steps"] = [{**vars(step), "own": step.own} for step in steps]
@@ -139,6 +143,18 @@ def _print(requirements: Path, steps: list[Step], total: float, own: float, comp
     print(f"\nthe whole command: {total:.1f} s; the server's processor time meanwhile: {computed:.1f} s")
     print(f"own, without the import: {own:.2f} s, budget {BUDGET_S:g} s {'kept' if own <= BUDGET_S else 'BROKEN'}")
     print(f"of it {face:.2f} s are the server's answers and {own - face:.2f} s the SDK's own work")
+
+
+def _print_slowest(steps: list[Step], count: int) -> None:
+    """Those that ran while the job did not."""
+    found = [
+        (end - begin, what, step)
+        for step in steps
+        for (begin, end), what in zip(step.answers, step.asked, strict=True)
+        if not any(start <= begin <= stop for start, stop in step.training)
+    ]
+    for seconds, what, step in sorted(found, key=lambda one: -one[0])[:count]:
+        print(f"{seconds:6.2f} s  {step.title.partition('.')[0]:>3}  {what}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 
 from tests.cli.conftest import Served
 from tests.support.house import until
-from tunesmith.cli.batch_askers import end_group
 from tunesmith.cli.batch_rows import look_over, read_rows
 from tunesmith.cli.batch_run import Progress, earlier, run_batch, state_file
 from tunesmith.errors import Conflict, InvalidData, NotAuthenticated, TooManyRequests, TunesmithError, UnsupportedField
@@ -296,21 +293,3 @@ def test_a_line_with_a_limit_by_either_name_gets_no_other(write: Write, name: st
     for each in found:
         del each["messages"]
     assert found == [{name: 3, "seed": 1}, {name: 3, "seed": 1}, {"max_tokens": 9, "seed": 1}]
-
-
-@pytest.mark.parametrize("ends", ["never", "at once"])
-def test_what_an_engine_left_below_it_ends_with_its_group(ends: str) -> None:
-    below = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True);"
-    script = below + (" import time; time.sleep(600)" if ends == "never" else "")
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout is not None
-    server = psutil.Process(int(process.stdout.readline()))
-    if ends == "at once":
-        process.wait(60)
-    assert server.is_running()
-    end_group(process, 0.1)
-    process.stdout.close()
-    until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, "the server below to end")
-    assert process.returncode == (-signal.SIGKILL if ends == "never" else 0)

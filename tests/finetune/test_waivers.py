@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,3 +106,14 @@ def test_more_gpus_than_there_are() -> None:
     ]
     assert "the machine has one GPU" in said(GPU, **asked)[0]
     assert "the machine has no GPU" in said(CPU, **asked)[0]
+
+
+def test_a_deepspeed_older_than_was_tried_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deepspeed.py").touch()
+    about = tmp_path / "deepspeed-0.18.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.18.2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (fault,) = deepspeed_faults(FinetuneParameters(apply_deepspeed=True), gpu=True)
+    assert (fault.target, fault.way_out) == ("apply_deepspeed", "pip install 'deepspeed>=0.19'")
+    assert fault.message == "DeepSpeed 0.18.2 is installed, and its engine is used from 0.19 on"

@@ -29,6 +29,7 @@ from tunesmith.endpoints.pool import InstancePool
 from tunesmith.endpoints.service import EndpointService
 from tunesmith.errors import NotFound
 from tunesmith.openai import create_openai_router
+from tunesmith.openai.face import FaceDispatch
 from tunesmith.records.assets import ModelVersion
 from tunesmith.records.base import utcnow
 from tunesmith.records.endpoints import CreateDeployment, CreateEndpoint, Deployment, ProbeSettings, RequestSettings
@@ -132,8 +133,10 @@ class Rooms:
             self.database.close()
 
         app = FastAPI(lifespan=life)
-        app.include_router(create_openai_router(self.gateway, self.service))
-        app.include_router(create_score_router(self.gateway, self.service))
+        faces = [create_openai_router(self.gateway, self.service), create_score_router(self.gateway, self.service)]
+        for router in faces:
+            app.include_router(router)
+        app.add_middleware(FaceDispatch, routers=faces)
 
         @app.get("/state/{endpoint}/{deployment}")
         def state(endpoint: str, deployment: str) -> Response:

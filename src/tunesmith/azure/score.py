@@ -1,10 +1,13 @@
 """Azure ML's ``/score``: the three shapes its documents, notebooks and servers use, told apart by their form.
 
-    A  {"input_data": {"input_string": [message, …], "parameters": {…}}}            one conversation  → {"output":
-    "text", …} B  {"input_data": {"input_string": [[message, …], …], "parameters": {…}}}      conversations     →
-    {"output": ["text", …], …} C  {"input_data": ["prompt", …]} or {"input_string": ["prompt", …], …}          prompts
-    → {"output": ["text", …], …}
- The answer's shape follows the request's: a list of one stays a list. ``parameters`` count first, the outer
+    A, one conversation    {"input_data": {"input_string": [message, …], "parameters": {…}}}
+                           → {"output": "text", …}
+    B, conversations       {"input_data": {"input_string": [[message, …], …], "parameters": {…}}}
+                           → {"output": ["text", …], …}
+    C, prompts             {"input_data": ["prompt", …]} or {"input_string": ["prompt", …], …}
+                           → {"output": ["text", …], …}
+
+The answer's shape follows the request's: a list of one stays a list. ``parameters`` count first, the outer
 ``params`` fill the gaps, and two different values for one thing are refused. Every parameter is honoured or refused
 by name; Azure's own newer server loses ``max_new_tokens`` and answers faults with status 200, which is not copied.
 ``/invocations`` takes what MLflow's scoring server takes for a chat model.
@@ -33,7 +36,6 @@ from tunesmith.openai.answers import ChatShape
 from tunesmith.openai.bodies import ChatCompletionBody, MessageBody, ResponseFormat, parse_body
 from tunesmith.openai.face import (
     Face,
-    FaceRoute,
     answer_headers,
     deployment_header,
     json_response,
@@ -97,7 +99,7 @@ class Score:
 def create_score_router(gateway: Gateway, endpoints: EndpointService) -> APIRouter:
     """The routes ``/endpoints/{endpoint}/score`` and ``/endpoints/{endpoint}/invocations``."""
     face = Face(gateway, endpoints)
-    router = APIRouter(tags=["score"], route_class=FaceRoute)
+    router = APIRouter(tags=["score"])
 
     async def score(request: Request, endpoint: str) -> Response:
         asked = read_score(parse_json(await face.body(request)))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tunesmith.cli.batch_rows import COMPLETIONS
 from tunesmith.cli.talking import Target
+from tunesmith.compute.processes import end_group
 from tunesmith.errors import Failure, NotFound, UnsupportedField, error_from_dict
 
 if TYPE_CHECKING:
@@ -208,20 +207,6 @@ class ModelAsker:
             f"the process of the model ended{f' with status {status}' if status is not None else ''}{last}",
             way_out="run the same command again: the lines that are answered are kept",
         )
-
-
-def end_group(process: subprocess.Popen[Any], grace_s: float) -> None:
-    """Wait up to ``grace_s`` seconds for a process that was told to end, then kill all that is left of its group.
-
-    It must lead a session of its own. An engine may have a server below it, which outlives a process that crashed.
-    """
-    try:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(grace_s)
-    finally:  # a second Ctrl-C too
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 class EngineGone(Failure):

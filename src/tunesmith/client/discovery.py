@@ -17,8 +17,8 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
+from tunesmith.compute.processes import reap, spawn_detached
 from tunesmith.errors import NotFound, Unavailable, Unreachable
-from tunesmith.pipelines.processes import reap, spawn_detached
 from tunesmith.records.workspace import Health, ServerAddress
 
 START_SECONDS = 60.0

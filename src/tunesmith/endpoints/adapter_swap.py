@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from tunesmith.endpoints.documents import SECRET_HEADER, InstanceConfig
+from tunesmith.endpoints.documents import MADE_OF, SECRET_HEADER, InstanceConfig
 from tunesmith.errors import TunesmithError, Unavailable, error_from_dict
 from tunesmith.records.endpoints import CreateDeployment
 
@@ -22,13 +22,7 @@ SWAP_SECONDS = 300.0
 
 def only_adapters_differ(config: InstanceConfig, wanted: CreateDeployment) -> bool:
     """Whether an instance made by ``config`` is what ``wanted`` asks for, its adapters aside."""
-    return (
-        config.model == wanted.model
-        and config.engine == wanted.engine
-        and config.precision == wanted.precision
-        and config.instance_type == wanted.instance_type
-        and config.environment == wanted.environment_variables
-    )
+    return all(getattr(config, made) == getattr(wanted, asked) for asked, made in MADE_OF.items())
 
 
 async def ask_to_swap(

@@ -172,10 +172,11 @@ class EndpointController:
             await handle.observe(document, self._session, self._wake.set)
         if await self._autoscale(document):
             return  # what is wanted has changed: the next round, which comes at once, sees it
-        if await self._swap_adapters(document, handles):
-            return  # it is told when they have answered
-        current = [handle for handle in handles if handle.active and handle.generation == document.generation]
-        old = [handle for handle in handles if handle.active and handle.generation != document.generation]
+        await self._swap_adapters(document, handles)
+        # One that takes other adapters counts as what is wanted until it has refused them.
+        active = [handle for handle in handles if handle.active]
+        current = [handle for handle in active if handle.swapping or handle.generation == document.generation]
+        old = [handle for handle in active if handle not in current]
         self._drop_surplus(document, current, old)
         await self._start_missing(document, current, old)
         await self._tell(document, current, old)
@@ -200,15 +201,14 @@ class EndpointController:
             )
         return decision is not None
 
-    async def _swap_adapters(self, document: DeploymentDocument, handles: list[Handle]) -> bool:
-        """Ask ready instances for other adapters where those are all that changed; whether any is at it."""
+    async def _swap_adapters(self, document: DeploymentDocument, handles: list[Handle]) -> None:
+        """Ask ready instances for other adapters where those are all that changed."""
         asked = [handle for handle in handles if handle.may_swap(document) and not handle.swapping]
         if asked and document.state != "Failed":
             adapters = await asyncio.to_thread(self._service.outcomes.adapter_folders, document)
             assert self._session is not None
             for handle in asked:
                 handle.swap(document.generation, adapters, self._session, self._wake.set)
-        return any(handle.swapping and handle.active for handle in handles)
 
     def _drop_surplus(self, document: DeploymentDocument, current: list[Handle], old: list[Handle]) -> None:
         grace = document.spec.request_settings.request_timeout_ms / 1000
@@ -255,7 +255,7 @@ class EndpointController:
             if document.state != "Failed":
                 await self._report(document, "Failed", error=failed.error, log_tail=failed.log_tail())
             return
-        ready = sum(handle.stage is Stage.READY for handle in current)
+        ready = sum(handle.stage is Stage.READY and not handle.swapping for handle in current)
         if document.state in ("Creating", "Updating") and ready >= document.spec.instance_count and not old:
             notices = [note for handle in current if handle.state for note in handle.state.notices]
             await self._report(document, "Succeeded", notices=notices, instance_count=document.spec.instance_count)

@@ -24,6 +24,19 @@ PHASES = ("copy", "load", "warm-up", "contract check")
 """In order; after the last the instance is ready."""
 
 
+MADE_OF = {
+    "model": "model",
+    "engine": "engine",
+    "precision": "precision",
+    "instance_type": "instance_type",
+    "environment_variables": "environment",
+}
+"""What an instance is made of, adapters aside: the deployment's field, and the configuration's.
+
+Where one of them changes there must be new instances; other adapters an engine may take while it serves.
+"""
+
+
 class InstanceConfig(BaseModel):
     """What an instance is to serve."""
 

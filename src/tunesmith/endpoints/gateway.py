@@ -125,11 +125,11 @@ class Gateway:
         chosen = self.route(endpoint).choose(self._draw(), deployment).deployment
         target = await self._pool.acquire(chosen)
         try:
-            async with self._client.post(target, "/tokenize", _dump(request)) as response:
-                body = orjson.loads(await response.read())
-                if response.status != 200:
-                    raise instance_error(body, response.status)
-                return [int(token) for token in body["ids"]]
+            status, answer = await self._client.ask(target, "/tokenize", _dump(request))
+            body = orjson.loads(answer)
+            if status != 200:
+                raise instance_error(body, status)
+            return [int(token) for token in body["ids"]]
         except GONE as error:
             raise Unavailable(f"the instance went away: {error}") from None
         finally:
@@ -173,9 +173,7 @@ class Gateway:
             target = await self._pool.acquire(route)
             try:
                 async with asyncio.timeout(route.settings.request_timeout_ms / 1000):
-                    async with self._client.post(target, "/generate", body) as response:
-                        answer = await response.read()
-                        status = response.status
+                    status, answer = await self._client.ask(target, "/generate", body)
             finally:
                 self._pool.release(target)
             last = orjson.loads(answer.rstrip().rpartition(b"\n")[2])

@@ -13,10 +13,9 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
 
-import aiohttp
 import orjson
 
-from tunesmith.endpoints.instance_client import GONE, InstanceClient, instance_error
+from tunesmith.endpoints.instance_client import GONE, InstanceClient, Reply, instance_error
 from tunesmith.endpoints.journal import Answered, Journal
 from tunesmith.endpoints.metrics import CLIENT_GONE, DeploymentCounters
 from tunesmith.endpoints.pool import InstancePool, Target
@@ -63,7 +62,7 @@ class Generation:
         self._kept: list[bytes] | None = [] if collect else None
         self._target: Target | None = None
         self._instance: str | None = None
-        self._response: aiohttp.ClientResponse | None = None
+        self._reply: Reply | None = None
         self._whole: bytes = b""
         self._start = time.perf_counter()
         self._time = time.time()
@@ -113,12 +112,12 @@ class Generation:
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The events of a stream as the instance wrote them, one JSON object each; errors are raised."""
-        assert self._response is not None
+        assert self._reply is not None
         rest = b""
         try:
             while True:
                 async with asyncio.timeout_at(self._deadline):
-                    chunk = await self._response.content.readany()
+                    chunk = await self._reply.readany()
                 if not chunk:
                     break
                 *whole, rest = (rest + chunk).split(b"\n")
@@ -214,18 +213,18 @@ class Generation:
         return target
 
     async def _ask(self, target: Target, body: bytes) -> None:
-        self._response = response = await self._client.post(target, "/generate", body)
-        if response.status != 200:
+        self._reply = reply = await self._client.post(target, "/generate", body)
+        if reply.status != 200:
             try:
-                answer = orjson.loads(await response.read())
+                answer = orjson.loads(await reply.read())
             except ValueError:
                 answer = {}
-            raise instance_error(answer, response.status)
+            raise instance_error(answer, reply.status)
         if self._stream:
             self._first_token = time.perf_counter() - self._start
             self._counters.first_token.add(self._first_token)
         else:
-            self._whole = await response.read()
+            self._whole = await reply.read()
             self._give_back()
 
     def _too_slow(self) -> RequestTimeout:
@@ -241,12 +240,9 @@ class Generation:
         return error
 
     def _give_back(self) -> None:
-        if self._response is not None:
-            if self._response.content.is_eof():
-                self._response.release()  # read to its end: the connection serves again
-            else:
-                self._response.close()
-            self._response = None
+        if self._reply is not None:
+            self._reply.close()
+            self._reply = None
         if self._target is not None:
             self._pool.release(self._target)
             self._target = None

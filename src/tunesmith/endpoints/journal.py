@@ -19,6 +19,7 @@ import orjson
 
 from tunesmith.endpoints.line_files import NumberedLines, RotatingLines, newest_lines
 from tunesmith.endpoints.redaction import redactor_of
+from tunesmith.errors import Unavailable
 from tunesmith.records.endpoints import DataCollector
 from tunesmith.records.serving import RequestLine
 
@@ -97,9 +98,18 @@ class Journal:
             self._thread.join(30)
             self._thread = None
             self._closing = False
+            while self._entries:  # what was handed over while the thread was ending
+                entry = self._entries.popleft()
+                if callable(entry):
+                    entry()
+                else:
+                    self.lost += 1
 
     def forget(self, endpoint: str, delete: Callable[[], T]) -> T:
-        """Close the files of an endpoint's conversations and ``delete`` them, while nothing else is written."""
+        """Close the files of an endpoint's conversations and ``delete`` them, while nothing else is written.
+
+        Raises ``Unavailable`` where that takes longer than ``FORGET_SECONDS``; it may be done later.
+        """
         outcome: Future[T] = Future()
 
         def close_and_delete() -> None:
@@ -115,7 +125,16 @@ class Journal:
         else:
             self._hand_over(close_and_delete)
             self._hurry.set()
-        return outcome.result(FORGET_SECONDS)
+        try:
+            return outcome.result(FORGET_SECONDS)
+        except TimeoutError:
+            if outcome.done():
+                raise  # the deletion's own
+            raise Unavailable(
+                f"the conversations of endpoint {endpoint!r} were not deleted within {FORGET_SECONDS:g} s",
+                target=str(self.collected_folder / endpoint),
+                way_out="look whether the disk answers, and delete them again",
+            ) from None
 
     def requests(
         self, endpoint: str | None = None, deployment: str | None = None, *, last: int = 100

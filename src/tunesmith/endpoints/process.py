@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from tunesmith.compute.processes import ProcessId, signal_group
 from tunesmith.endpoints.documents import CONFIG_FILE, LOG_FILE
 
 _MODULE = "tunesmith.endpoints.instance"
@@ -40,6 +41,10 @@ class InstanceProcess:
         self._child = child
         self._exit: int | None = None
 
+    @property
+    def _identity(self) -> ProcessId:
+        return ProcessId(self.pid, self.started)
+
     @classmethod
     def start(cls, folder: Path, environment: Mapping[str, str]) -> InstanceProcess:
         """Start the instance configured in ``folder``, in a session of its own, its output in ``log.txt``."""
@@ -55,11 +60,8 @@ class InstanceProcess:
                 cwd=folder,
                 env={"OMP_WAIT_POLICY": "PASSIVE", **inherited, **_ALWAYS, **environment, MARK: str(folder)},
             )
-        try:
-            started = psutil.Process(child.pid).create_time()
-        except psutil.NoSuchProcess:
-            started = 0.0
-        return cls(child.pid, started, child)
+        identity = ProcessId.of(child.pid)
+        return cls(child.pid, identity.started if identity else 0.0, child)
 
     @classmethod
     def find(cls, pid: int, started: float) -> InstanceProcess | None:
@@ -83,11 +85,7 @@ class InstanceProcess:
         if self._child is not None:
             self._exit = self._child.poll()
             return self._exit is None
-        try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return self._identity.alive
 
     def describe_end(self) -> str:
         """How it ended, in words: the exit status or the signal, where that is known."""
@@ -108,8 +106,7 @@ class InstanceProcess:
     def kill(self) -> None:
         """End it and what it started, now; what outlived it as well, such as the server of an engine."""
         if self.alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            signal_group(self.pid, signal.SIGKILL)
             return
         for process in self._left():
             with contextlib.suppress(psutil.Error):
@@ -120,7 +117,7 @@ class InstanceProcess:
 
         Its number may have become another program's since: only who carries an instance's mark is taken.
         """
-        if psutil.pid_exists(self.pid) and abs(_began(self.pid) - self.started) >= 0.05:
+        if self._identity.number_taken:
             return []
         found = []
         for process in psutil.process_iter():
@@ -128,10 +125,3 @@ class InstanceProcess:
                 if os.getpgid(process.pid) == self.pid and MARK in process.environ():
                     found.append(process)
         return found
-
-
-def _began(pid: int) -> float:
-    """When a process began, in Unix seconds; 0 where it is gone."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).create_time()
-    return 0.0

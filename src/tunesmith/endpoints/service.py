@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tunesmith.endpoints import keys
 from tunesmith.endpoints.access import EndpointAccess, KeyType
 from tunesmith.endpoints.adapters import check_base
+from tunesmith.endpoints.documents import MADE_OF
 from tunesmith.endpoints.outcomes import Outcomes, describe
 from tunesmith.endpoints.routing import Route
 from tunesmith.endpoints.rules import (
@@ -46,8 +47,8 @@ from tunesmith.records.endpoints import (
 )
 from tunesmith.storage.database import Database
 
-_MADE_OF = ("model", "engine", "precision", "environment_variables", "instance_type", "adapters")
-"""The fields whose change needs new instances."""
+_GENERATION = (*MADE_OF, "adapters")
+"""The fields whose change makes a new generation of instances."""
 
 
 class EndpointService:
@@ -312,7 +313,7 @@ class EndpointService:
                 spec = spec.model_copy(update={"instance_count": count})
             generation = known.generation if known else 1
             if known is not None and (
-                known.state == "Failed" or any(getattr(known.spec, part) != getattr(spec, part) for part in _MADE_OF)
+                known.state == "Failed" or any(getattr(known.spec, part) != getattr(spec, part) for part in _GENERATION)
             ):
                 generation += 1
             document = DeploymentDocument(

@@ -20,7 +20,6 @@ from tunesmith.openai.bodies import ChatCompletionBody, CompletionBody, parse_bo
 from tunesmith.openai.face import (
     EventStream,
     Face,
-    FaceRoute,
     answer_headers,
     deployment_header,
     error_body,
@@ -35,7 +34,7 @@ def create_openai_router(gateway: Gateway, endpoints: EndpointService) -> APIRou
     """The routes ``/endpoints/{endpoint}/v1/…`` over ``gateway``, opened by the keys of ``endpoints``."""
     face = Face(gateway, endpoints)
     routes = _OpenAIRoutes(face)
-    router = APIRouter(tags=["openai"], route_class=FaceRoute)
+    router = APIRouter(tags=["openai"])
 
     def add(path: str, method: str, handler: Any, body: type[BaseModel] | None, summary: str) -> None:
         router.add_api_route(

@@ -16,12 +16,12 @@ from typing import Any
 
 from sqlalchemy import select
 
+from tunesmith.compute.processes import ProcessId, reap, spawn_detached
 from tunesmith.errors import JobFailed, TunesmithError
 from tunesmith.pipelines import folding
 from tunesmith.pipelines.events import read_lines
 from tunesmith.pipelines.files import JobFiles, last_line
 from tunesmith.pipelines.layout import JobFolder, read_json
-from tunesmith.pipelines.processes import ProcessId, reap, spawn_detached
 from tunesmith.pipelines.rows import job_row, step_rows
 from tunesmith.records.base import utcnow
 from tunesmith.records.jobs import Job, JobStatus, Notice

@@ -20,12 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from tunesmith.compute import processes
+from tunesmith.compute.processes import ProcessId
 from tunesmith.errors import Fault, StepFailed, TunesmithError, error_from_dict
-from tunesmith.pipelines import processes
 from tunesmith.pipelines.cache import CachedOutput, StepCache
 from tunesmith.pipelines.graph import Graph, GraphStep
 from tunesmith.pipelines.layout import JobFile, JobFolder, StepResult, append_line, read_json
-from tunesmith.pipelines.processes import ProcessId
 from tunesmith.pipelines.steprun import Cut, StepRun
 from tunesmith.records.jobs import JobStatus
 from tunesmith.storage.atomic import write_json

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from tunesmith.compute.processes import ProcessId
 from tunesmith.errors import AlreadyExists, Conflict, Fault, NotFound, ValidationFailed
 from tunesmith.pipelines import folding, reproducing
 from tunesmith.pipelines.cache import StepCache
@@ -27,7 +28,6 @@ from tunesmith.pipelines.following import QUEUED_CODE, WAITING, JobFollower, Ste
 from tunesmith.pipelines.graph import Graph
 from tunesmith.pipelines.layout import JobFile, JobFolder, read_json
 from tunesmith.pipelines.naming import job_name
-from tunesmith.pipelines.processes import ProcessId
 from tunesmith.pipelines.resolver import Resolver
 from tunesmith.pipelines.rows import job_row, new_rows, step_rows
 from tunesmith.records.base import utcnow

@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesmith.compute import processes
+from tunesmith.compute.processes import ProcessId
 from tunesmith.errors import Fault, StepFailed
-from tunesmith.pipelines import expressions, processes
+from tunesmith.pipelines import expressions
 from tunesmith.pipelines.cache import MODULES, CachedOutput, Place, StepCache, key_of
 from tunesmith.pipelines.causes import exit_message, last_error, last_line
 from tunesmith.pipelines.fingerprints import code_files
 from tunesmith.pipelines.graph import GraphStep, LiteralInput, OutputInput, PathInput
 from tunesmith.pipelines.layout import JobFile, JobFolder, StepFolder, StepResult, read_json
-from tunesmith.pipelines.processes import ProcessId
 from tunesmith.pipelines.resuming import find_checkpoints, wants_checkpoints
 from tunesmith.records.jobs import JobStatus, Part, StepExplanation
 from tunesmith.reporting import EVENTS_VARIABLE

@@ -16,6 +16,7 @@ from tunesmith.endpoints.controller import EndpointController
 from tunesmith.endpoints.gateway import Gateway
 from tunesmith.endpoints.journal import Journal
 from tunesmith.endpoints.pool import InstancePool
+from tunesmith.openai.face import FaceDispatch
 from tunesmith.openai.router import create_openai_router
 from tunesmith.server import (
     html_pages,
@@ -81,8 +82,9 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
         uploads.router,
     ):
         app.include_router(router, prefix="/api/v1", dependencies=[Depends(known_query)])
-    app.include_router(create_openai_router(gateway, services.endpoints))
-    app.include_router(create_score_router(gateway, services.endpoints))
+    faces = [create_openai_router(gateway, services.endpoints), create_score_router(gateway, services.endpoints)]
+    for router in faces:
+        app.include_router(router)
     app.include_router(routes_system.public)
     app.include_router(routes_endpoints.metrics_router)
     app.include_router(html_pages.router)
@@ -90,6 +92,7 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
     add_error_handlers(app)
     add_openapi(app)
     # The last one added is the outermost one.
+    app.add_middleware(FaceDispatch, routers=faces)
     app.add_middleware(
         Guard,
         token=services.secrets.token,

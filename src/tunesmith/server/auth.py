@@ -6,8 +6,7 @@ Three locks, in this order, before any route is reached:
   name that the request came by must be one of ours.
 * **Origin**: a browser says which page a request comes from; pages of other origins are refused.
 * **Token**: the native API and MLflow need the workspace's token, as a bearer, or, from a browser, as the session that
-a
-  one-time link opened. Endpoints have keys of their own and check them where they are served.
+  a one-time link opened. Endpoints have keys of their own and check them where they are served.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ from tunesmith.finetune.parameters import FinetuneParameters, did_you_mean
 CPU_DEEPSPEED = "TUNESMITH_INTERNAL_CPU_DEEPSPEED"
 """Internal, for tests: DeepSpeed's engine is used without a GPU, over gloo."""
 
+OLDEST = "0.19"
+"""The oldest DeepSpeed whose engine was tried."""
+
 _PASSED = ("prescale_gradients", "gradient_predivide_factor", "steps_per_print",
            "wall_clock_breakdown", "memory_breakdown", "comms_logger", "dump_state")  # fmt: skip
 """What goes to DeepSpeed as the file has it."""

@@ -1,7 +1,7 @@
-"""Starting and stopping the processes of steps, so that none is ever lost.
+"""Starting and stopping processes, so that none is ever lost.
 
-A process is known by its pid and its start time: a pid alone may be given out again. A step's process leads a session
-and process group of its own, so stopping it reaches what it started.
+A process is known by its pid and its start time: a pid alone may be given out again. It leads a session and process
+group of its own, so stopping it reaches what it started.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 # The shell waits until its pid is on disk: if the runner is killed in between, the pipe closes and nothing was started
 # that nobody knows of.
 _GATE = 'IFS= read -r go || exit 125; exec "$1" -c "$2" </dev/null'
+
+
+_SAME_S = 0.05
+"""Start times closer than this are the same: they are read from clocks of different grain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,19 @@ class ProcessId:
     def alive(self) -> bool:
         """Whether it runs (a zombie does not)."""
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.started) < 0.05 and process.status() != psutil.STATUS_ZOMBIE
+            return self.same_as(ProcessId.of(self.pid)) and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    @property
+    def number_taken(self) -> bool:
+        """Whether its pid belongs to another process by now."""
+        now = ProcessId.of(self.pid)
+        return now is not None and not self.same_as(now)
+
+    def same_as(self, other: ProcessId | None) -> bool:
+        """Whether both are one process."""
+        return other is not None and other.pid == self.pid and abs(other.started - self.started) < _SAME_S
 
 
 def shell() -> str:
@@ -149,9 +163,21 @@ def kill_leftovers(process: ProcessId) -> None:
     The group keeps its number from being given out again as long as anything is in it; a process that has the number
     with another start time shows that the group is empty.
     """
-    now = ProcessId.of(process.pid)
-    if now is None or abs(now.started - process.started) < 0.05:
+    if not process.number_taken:
         signal_group(process.pid, signal.SIGKILL)
+
+
+def end_group(process: subprocess.Popen[Any], grace_s: float) -> None:
+    """Wait up to ``grace_s`` seconds for a child that was told to end, then kill all that is left of its group.
+
+    A child may have started a server that outlives it when it crashes.
+    """
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    finally:  # when the wait is interrupted, too
+        signal_group(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def signal_group(pid: int, number: int) -> None:
