@@ -27,6 +27,7 @@ from tunesmith.pipelines.cache import CachedOutput, StepCache
 from tunesmith.pipelines.graph import Graph, GraphStep
 from tunesmith.pipelines.layout import JobFile, JobFolder, StepResult, append_line, read_json
 from tunesmith.pipelines.steprun import Cut, StepRun
+from tunesmith.pipelines.warm import PRELOAD, Nursery
 from tunesmith.records.jobs import JobStatus
 from tunesmith.storage.atomic import write_json
 from tunesmith.storage.paths import WorkspacePaths
@@ -46,6 +47,8 @@ class Runner:
         self.cache = StepCache(paths.step_cache, paths.hash_cache)
         self.results: dict[str, StepResult] = {}
         self.stopping = False
+        named = " ".join(step.properties.get(PRELOAD, "") for step in self.graph.steps).split()
+        self.nursery = Nursery(folder, " ".join(dict.fromkeys(named)))
 
     # ── signals and states ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -61,6 +64,11 @@ class Runner:
         """Signal handler: stop at the next look."""
         self.stopping = True
 
+    def preloads_next(self, step: GraphStep) -> bool:
+        """Whether the step after this one will need what a nursery imports."""
+        following = self.graph.steps[self.graph.steps.index(step) + 1 :][:1]
+        return any(PRELOAD in after.properties for after in following)
+
     def say(self, kind: str, **body: Any) -> None:
         """Append an event of the job, synced."""
         append_line(self.folder.events, {"t": round(time.time(), 3), "kind": kind, **body})
@@ -74,6 +82,12 @@ class Runner:
         write_json(self.folder.runner, {"pid": me.pid, "started": me.started})
         self.say("job", status=JobStatus.RUNNING, pid=me.pid, process_started=me.started)
         self._recall()
+        try:
+            return self._run_steps()
+        finally:
+            self.nursery.close()
+
+    def _run_steps(self) -> int:
         for step in self.graph.steps:
             if step.name in self.results:
                 continue

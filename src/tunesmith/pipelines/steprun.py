@@ -22,6 +22,7 @@ from tunesmith.pipelines.fingerprints import code_files
 from tunesmith.pipelines.graph import GraphStep, LiteralInput, OutputInput, PathInput
 from tunesmith.pipelines.layout import JobFile, JobFolder, StepFolder, StepResult, read_json
 from tunesmith.pipelines.resuming import find_checkpoints, wants_checkpoints
+from tunesmith.pipelines.warm import PRELOAD, Nursery, Process
 from tunesmith.records.jobs import JobStatus, Part, StepExplanation
 from tunesmith.reporting import EVENTS_VARIABLE
 from tunesmith.storage.atomic import disk_full_named, remove, sync_tree, write_json
@@ -53,6 +54,10 @@ class Host(Protocol):
     folder: JobFolder
     job: JobFile
     cache: StepCache
+    nursery: Nursery
+
+    def preloads_next(self, step: GraphStep) -> bool:
+        """Whether the step after this one will need what a nursery imports."""
 
     def interrupted(self) -> bool:
         """Whether to stop now."""
@@ -209,8 +214,17 @@ class StepRun:
         def record(process: ProcessId) -> None:
             write_json(self.folder.process, {"pid": process.pid, "started": process.started, "lives": lives})
 
-        process = processes.start(
-            command, cwd=self.folder.work, environment=self._environment(), log=self.folder.log, record=record
+        environment = self._environment()
+        if self.host.preloads_next(self.step):
+            self.host.nursery.wake(environment)  # it imports while this step works
+        process = self.host.nursery.start(
+            command,
+            preload=PRELOAD in self.step.properties,
+            cwd=self.folder.work,
+            environment=environment,
+            log=self.folder.log,
+            record=record,
+            interrupted=self.host.interrupted,
         )
         self.host.say("step", step=self.step.name, status=JobStatus.RUNNING, attempt=attempt, pid=process.pid)
         identity = ProcessId.of(process.pid)
@@ -219,11 +233,12 @@ class StepRun:
             processes.kill_leftovers(identity)
         if stopped:
             return self._interrupted(attempt)
-        if process.returncode != 0:
-            return self._failed(attempt, process.returncode, log_start, events_start)
+        code = process.wait()
+        if code != 0:
+            return self._failed(attempt, code, log_start, events_start)
         return self._completed(attempt)
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
+    def _wait(self, process: Process) -> bool:
         """Wait for the end. Whether it ended because it was told to stop."""
         delay = 0.002
         while process.poll() is None:
@@ -240,7 +255,7 @@ class StepRun:
             return self.host.interrupted()
         return False
 
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
+    def _stop(self, process: Process) -> None:
         processes.signal_group(process.pid, signal.SIGTERM)
         try:
             process.wait(timeout=self.host.job.grace_s)
