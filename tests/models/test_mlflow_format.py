@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import yaml
 
 from tests.models.adapters import random_adapter
 from tests.models.conftest import Listener
-from tunesmith.errors import AlreadyExists, Failure, InvalidModel, UserError
+from tunesmith.errors import AlreadyExists, InvalidModel, UserError
 from tunesmith.models import ModelPackage, import_model
 from tunesmith.models.mlflow_format import write_mlflow_model
 from tunesmith.models.mlflow_scorer import MlflowScorer
@@ -159,7 +161,8 @@ def test_a_scorer_that_is_never_asked_ends_with_its_context(tmp_path: Path) -> N
 
     def scorers() -> list[int]:
         children = psutil.Process().children()
-        return [child.pid for child in children if "tunesmith.models.mlflow_check" in child.cmdline()]
+        alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        return [child.pid for child in alive if "tunesmith.models.mlflow_check" in child.cmdline()]
 
     with pytest.raises(InvalidModel, match="no MLmodel"), MlflowScorer() as scorer:
         assert len(scorers()) == 1
@@ -167,16 +170,42 @@ def test_a_scorer_that_is_never_asked_ends_with_its_context(tmp_path: Path) -> N
     assert scorers() == []
 
 
+FORKED = """
+import sys
+from pathlib import Path
+from tunesmith.models.mlflow_scorer import MlflowScorer
+with MlflowScorer(fork=True) as scorer:
+    try:
+        print(scorer.check(Path(sys.argv[1])).model_dump_json())
+    except Exception as error:
+        print(type(error).__name__, error)
+print("ends as it should", scorer._process.returncode)
+"""
+
+
 @pytest.mark.heavy
 def test_folder_that_mlflow_cannot_use_is_named(folder: Path, tmp_path: Path) -> None:
+    """By a scorer that is the fork of a process without threads."""
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     tokenizer = broken / "components" / "tokenizer" / "tokenizer.json"
     body = json.loads(tokenizer.read_text())
     body["normalizer"] = {"type": "Lowercase"}
     tokenizer.write_text(json.dumps(body))
-    with pytest.raises(Failure, match="other ids than the chat contract"), MlflowScorer() as scorer:
-        scorer.check(broken)
+    done = subprocess.run([sys.executable, "-c", FORKED, broken], check=True, capture_output=True, text=True)
+    said, _, end = done.stdout.splitlines()
+    assert said.startswith(
+        f"Failure {broken}: MLflow cannot use this model folder: "
+        "MLflow's tokenizer gives other ids than the chat contract for"
+    )
+    assert (end, done.stderr) == ("ends as it should 1", "")
+
+
+def test_a_forked_scorer_that_is_never_asked_ends_with_its_context(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, tmp_path], check=True, capture_output=True, text=True)
+    said, end = done.stdout.splitlines()
+    assert said.startswith(f"InvalidModel {tmp_path}: this folder is no MLflow model")
+    assert end == "ends as it should -9"
 
 
 @pytest.mark.heavy

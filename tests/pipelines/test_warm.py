@@ -25,7 +25,7 @@ import json, os, sys
 told = {
     "argv": sys.argv, "cwd": os.getcwd(), "leads": os.getsid(0) == os.getpid(), "parent": os.getppid(),
     "imported": "ahead_of_time" in sys.modules, "main": __name__, "spec": __spec__.name, "stdin": sys.stdin.read(),
-    "environment": {name: value for name, value in os.environ.items() if name.startswith(("TUNESMITH_T", "OTHER"))},
+    "environment": {name: value for name, value in os.environ.items() if name in ("TUNESMITH_OWN", "OTHER")},
     "open": sorted(name for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")),
     "beside": __import__("beside").VALUE,
 }
@@ -87,7 +87,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_it_is_like_one_that_was_started_and_has_its_imports(place: Place) -> None:
-    first = place.start("'a b' --c=d", more={"TUNESMITH_TEST": "1"})
+    first = place.start("'a b' --c=d", more={"TUNESMITH_OWN": "1"})
     assert first.wait(30) == 0
     told = place.told()
     nursery = told.pop("parent")
@@ -99,14 +99,14 @@ def test_it_is_like_one_that_was_started_and_has_its_imports(place: Place) -> No
         "main": "__main__",
         "spec": "probe",
         "stdin": "",
-        "environment": {"TUNESMITH_TEST": "1"},
+        "environment": {"TUNESMITH_OWN": "1"},
         "open": ["0", "1", "2"],
         "beside": 7,
     }
     assert place.log.read_text() == "said\n"
-    second = place.start("", more={"TUNESMITH_TEST": "2"})
+    second = place.start("", more={"TUNESMITH_OWN": "2"})
     assert second.wait(30) == 0
-    assert (place.told()["parent"], place.told()["environment"]) == (nursery, {"TUNESMITH_TEST": "2"})
+    assert (place.told()["parent"], place.told()["environment"]) == (nursery, {"TUNESMITH_OWN": "2"})
     # Each was recorded before it began to work.
     assert [identity.pid for identity, _ in place.recorded] == [first.pid, second.pid]
     assert place.recorded[0][1] is False
@@ -127,7 +127,7 @@ def test_its_end_is_told_as_of_any_process(place: Place) -> None:
 
 
 def test_a_nursery_that_is_woken_serves_whoever_has_its_environment(place: Place) -> None:
-    place.nursery.wake({**place.environment, "TUNESMITH_TEST": "0"})
+    place.nursery.wake({**place.environment, "TUNESMITH_OWN": "0"})
     assert place.start().wait(30) == 0
     assert place.told()["imported"] is True
     assert place.start(more={"OTHER": "1"}).wait(30) == 0

@@ -1,17 +1,23 @@
 """MLflow's own scorer in a process of its own, which shows that a model folder is complete.
 
 Importing MLflow and transformers takes most of its time, and one core. ``MlflowScorer`` is started before there is a
-folder, so that it imports while the folder is made.
+folder, so that it imports while the folder is made. A process that has imported transformers, has read no model and
+has computed nothing yet may fork it, which saves the larger part of the imports.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,18 +44,25 @@ class MlflowCheck(BaseModel):
 
 
 class MlflowScorer:
-    """A scorer that waits for its folder. A context: leaving it ends the process, whether it was asked or not."""
+    """A scorer that waits for its folder. A context: leaving it ends the process, whether it was asked or not.
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE],
-            env={**os.environ, **_ENVIRONMENT},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
+    ``fork``: see the module's docstring. Threads of this process would be lost in it, so there must be none.
+    """
+
+    def __init__(self, *, fork: bool = False) -> None:
+        self._process: _Forked | subprocess.Popen[str]
+        if fork:
+            self._process = _Forked()
+        else:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _MODULE],
+                env={**os.environ, **_ENVIRONMENT},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -86,3 +99,68 @@ class MlflowScorer:
                 way_out=f"see the whole message: {sys.executable} -m {_MODULE} {path}",
             )
         return MlflowCheck.model_validate_json(output.strip().splitlines()[-1])
+
+
+class _Forked:
+    """The scorer as a fork of this process, with the part of ``subprocess.Popen`` that is used of it."""
+
+    def __init__(self) -> None:
+        self._output, self._said = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        reading, self._input = os.pipe()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_scorer(reading, self._input, self._output.fileno(), self._said.fileno())
+        os.close(reading)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self, text: str | None = None, timeout: float = 60.0) -> tuple[str, str]:
+        if self._input >= 0:
+            with suppress(BrokenPipeError):
+                os.write(self._input, (text or "").encode())
+            os.close(self._input)
+            self._input = -1
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(_MODULE, timeout)
+            time.sleep(0.02)
+        told = []
+        for file in (self._output, self._said):
+            if not file.closed:
+                with file:
+                    file.seek(0)
+                    told.append(file.read().decode("utf-8", "replace"))
+        return (told[0], told[1]) if told else ("", "")
+
+
+def _be_scorer(reading: int, writing: int, output: int, said: int) -> NoReturn:
+    code = 1
+    try:
+        os.close(writing)
+        for handle, number in ((reading, 0), (output, 1), (said, 2)):
+            os.dup2(handle, number)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ.update(_ENVIRONMENT)
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+
+        from tunesmith.models import mlflow_check
+
+        code = mlflow_check.main([])
+    except SystemExit as error:
+        print(error, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -20,6 +20,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+PRELOADED_VARIABLE = "TUNESMITH_PRELOADED"
+"""Set to 1 in a process that came from a nursery."""
 GO = b"go\n"
 """What the runner sends a process that may begin."""
 NOT_BEGUN = 125
@@ -73,6 +75,7 @@ def _become(order: dict[str, Any]) -> None:
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["environment"])
+    os.environ[PRELOADED_VARIABLE] = "1"
     sys.path.insert(0, order["cwd"])  # as ``python -m`` has it
     sys.argv = [order["module"], *order["arguments"]]
 

@@ -35,7 +35,7 @@ def main(arguments: Arguments, step: Step) -> None:
     from tunesmith.models.mlflow_scorer import MlflowScorer
 
     # Started first: it imports while this process imports and merges.
-    with MlflowScorer() as scorer:
+    with MlflowScorer(fork=step.preloaded) as scorer:
         _convert(arguments, step, scorer)
 
 

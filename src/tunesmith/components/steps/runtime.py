@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tunesmith.errors import Failure, TunesmithError, UserError
+from tunesmith.pipelines.nursery import PRELOADED_VARIABLE
 from tunesmith.reporting import EVENTS_VARIABLE, FileReporter, NullReporter, Reporter
 
 A = TypeVar("A")
@@ -46,6 +47,8 @@ class Step:
         self.job_folder = _path(environment, "TUNESMITH_JOB_DIR")
         self._checkpoints = _path(environment, "TUNESMITH_CHECKPOINTS")
         self._home = _path(environment, "TUNESMITH_HOME")
+        self.preloaded = environment.get(PRELOADED_VARIABLE) == "1"
+        """Whether this process is the fork of one that imported for it, and computed nothing."""
         self._cooperative = False
         self._stopping = False
 
