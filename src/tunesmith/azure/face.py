@@ -9,17 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.azure.app import create_azure_app
 from tunesmith.azure.blob_account import account_name
-from tunesmith.azure.certificates import CertificateAuthority
 from tunesmith.azure.context import AzureContext
 from tunesmith.azure.hosts import RESOURCE_GROUP, SUNK, caught_hosts
 from tunesmith.azure.identity import AzureKeys
-from tunesmith.azure.proxy import AzureProxy
 from tunesmith.records.azure import AzureSession
 from tunesmith.storage.atomic import write_text
 
 if TYPE_CHECKING:
+    from tunesmith.azure.proxy import AzureProxy
     from tunesmith.endpoints.gateway import Gateway
     from tunesmith.workspace import Services
 
@@ -90,6 +88,11 @@ class AzureFace:
             await asyncio.to_thread(close)
 
     async def _start(self) -> AzureProxy:
+        # Imported here: most servers are never asked for it, and it is a third of what a server imports.
+        from tunesmith.azure.app import create_azure_app
+        from tunesmith.azure.certificates import CertificateAuthority
+        from tunesmith.azure.proxy import AzureProxy
+
         authority = await asyncio.to_thread(CertificateAuthority, self.folder, (*self._caught, *SUNK))
         proxy = AzureProxy(create_azure_app(self._context), authority, self._keys, self._caught, self._http)
         wanted = (0, 0)
