@@ -6,16 +6,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunesmith.azure.environment import (
-    CLI_FOLDER,
-    CONFIG_NAMES,
-    PROFILE,
-    config_text,
-    find_config,
-    profile_text,
-    variables,
-)
-from tunesmith.azure.trust import write_bundle
 from tunesmith.client.transport import Transport
 from tunesmith.errors import UserError
 from tunesmith.records.azure import AzureSession
@@ -65,16 +55,20 @@ class Azure:
             proxy: Whether the SDK is led here by a proxy, or (``False``) by a cloud of its own.
             certifi: The bundle of authorities of the process's own Python.
         """
+        # Imported here: it is a quarter of what the client imports, and few use it.
+        from tunesmith.azure import environment as made
+        from tunesmith.azure.trust import write_bundle
+
         caller = dict(os.environ) if caller is None else caller
         session = self.session()
         place = Path(session.folder)
         config = None
-        if find_config(Path(folder or Path.cwd()).absolute()) is None:
-            config = place / CONFIG_NAMES[0]
-            write_text(config, config_text(session), mode=0o600)
-        profile = place / CLI_FOLDER / PROFILE
+        if made.find_config(Path(folder or Path.cwd()).absolute()) is None:
+            config = place / made.CONFIG_NAMES[0]
+            write_text(config, made.config_text(session), mode=0o600)
+        profile = place / made.CLI_FOLDER / made.PROFILE
         if not profile.exists():  # what `az account set` changes in it stays
             profile.parent.mkdir(mode=0o700, exist_ok=True)
-            write_text(profile, profile_text(session), mode=0o600)
+            write_text(profile, made.profile_text(session), mode=0o600)
         bundle = write_bundle(place, Path(session.certificate), caller, certifi)
-        return variables(session, caller, bundle=bundle, config=config, proxy=proxy)
+        return made.variables(session, caller, bundle=bundle, config=config, proxy=proxy)
