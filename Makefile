@@ -22,10 +22,10 @@ quickstart: $(VENV)/.installed
 	$(PY) -m tunesmith quickstart $(if $(CLEANUP),--cleanup) $(QUICKSTART_ARGS)
 
 test: $(VENV)/.installed-test
-	$(PY) -m pytest -n 4 --dist worksteal $(TEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal $(TEST_ARGS)
 
 test-fast: $(VENV)/.installed-test
-	$(PY) -m pytest -n 4 --dist worksteal -m "not heavy and not browser" $(TEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal -m "not heavy and not browser" $(TEST_ARGS)
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.conftest import until
 from tunesmith.components.steps.runtime import STOPPED, fresh, parse_arguments
 from tunesmith.errors import UserError
 
@@ -65,7 +64,9 @@ def main(arguments, step):
     if arguments.what == "bug": raise KeyError("x")
     if arguments.what == "memory": raise MemoryError
     if arguments.what == "stop":
-        try: time.sleep(60)
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
         finally: print("cleaned")
     if arguments.what == "cooperate":
         stop = step.stop_cooperatively()
@@ -113,11 +114,11 @@ def test_exit_codes_and_error_events(
 
 def test_sigterm(tmp_path: Path) -> None:
     process = start(tmp_path, "stop")
-    events = tmp_path / "events.jsonl"
-    until(lambda: events.exists() and "begun" in events.read_text())
+    assert process.stdout is not None
+    assert [process.stdout.readline(), process.stdout.readline()] == ["begun\n", "ready\n"]
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
-    assert (process.returncode, out) == (STOPPED, "begun\ncleaned\n")
+    assert (process.returncode, out) == (STOPPED, "cleaned\n")
 
 
 def test_sigterm_to_a_step_that_stops_by_itself(tmp_path: Path) -> None:

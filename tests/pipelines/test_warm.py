@@ -201,6 +201,6 @@ def test_the_nursery_ends_with_whoever_started_it(tmp_path: Path) -> None:
     ) as runner:
         assert runner.stdout is not None
         nursery = psutil.Process(int(runner.stdout.readline()))
-        assert "tunesmith.pipelines.nursery" in nursery.cmdline()
+        until(lambda: "tunesmith.pipelines.nursery" in nursery.cmdline(), "the nursery to be what was started")
         runner.kill()
     until(lambda: not nursery.is_running() or nursery.status() == psutil.STATUS_ZOMBIE, "the nursery to end")

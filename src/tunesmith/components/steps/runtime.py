@@ -90,6 +90,7 @@ class Step:
 def run(kind: type[A], work: Callable[[A, Step], None], arguments: Sequence[str] | None = None) -> NoReturn:
     """Read the arguments, do the work, and end the process: 0 done, 2 a user's mistake, 1 a failure, 143 stopped."""
     step = Step()
+    os.environ.pop(PRELOADED_VARIABLE, None)  # what this process starts did not come from a nursery
     signal.signal(signal.SIGTERM, step.handle_sigterm)
     try:
         work(parse_arguments(kind, arguments), step)
