@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.errors import NotFound
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The compiled parser where PyYAML has it."""
+
 
 class CatalogueEntry(BaseModel):
     """One base model."""
@@ -57,7 +60,7 @@ class CatalogueEntry(BaseModel):
 def entries() -> tuple[CatalogueEntry, ...]:
     """Every entry, the smallest model first."""
     found = [
-        CatalogueEntry.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        CatalogueEntry.model_validate(yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER))
         for file in resources.files(__package__).iterdir()
         if file.name.endswith(".yaml")
     ]
