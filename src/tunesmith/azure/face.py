@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,8 +104,22 @@ class AzureFace:
         if self._ports != wanted:
             write_text(self._ports_file, json.dumps(self._ports), mode=0o600)
         log.info("Azure's protocol is answered behind the proxy on port %d, without one on port %d", *self._ports)
+        threading.Thread(target=_look_ahead, name="azure-look-ahead", daemon=True).start()
         return proxy
 
     @property
     def _ports_file(self) -> Path:
         return self.folder / "ports.json"
+
+
+def _look_ahead() -> None:
+    """Load what the first requests would wait for. The SDK takes seconds to import meanwhile."""
+    import cryptography.fernet  # seals an endpoint's keys
+
+    import tunesmith.finetune.estimates  # foretells what a job needs
+    from tunesmith.components import catalogue as components
+    from tunesmith.models import catalogue as models
+
+    del cryptography, tunesmith
+    components.entries()
+    models.entries()
