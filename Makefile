@@ -21,6 +21,7 @@ endif
 quickstart: $(VENV)/.installed
 	$(PY) -m tunesmith quickstart $(if $(CLEANUP),--cleanup) $(QUICKSTART_ARGS)
 
+# Three processes on two cores: much of the suite waits. Its compiled form is kept, so that the next run begins sooner.
 test: $(VENV)/.installed-test
 	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal $(TEST_ARGS)
 

@@ -78,19 +78,15 @@ def run_server(port: int, instance_port: int, home: str, key: Any) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from tunesmith.azure.score import create_score_router
     from tunesmith.endpoints.gateway import Gateway
     from tunesmith.endpoints.journal import Journal
     from tunesmith.endpoints.pool import InstancePool, Target
     from tunesmith.endpoints.service import EndpointService
-    from tunesmith.openai import create_openai_router
-    from tunesmith.openai.face import FaceDispatch
     from tunesmith.records.assets import ModelVersion
     from tunesmith.records.base import utcnow
     from tunesmith.records.endpoints import CreateDeployment, CreateEndpoint, RequestSettings, UpdateEndpoint
-    from tunesmith.server.auth import Guard, HostRule, Sessions
-    from tunesmith.server.context import RequestContext
-    from tunesmith.server.errors import Unexpected
+    from tunesmith.server.app import add_faces, add_locks
+    from tunesmith.server.auth import HostRule, Sessions
     from tunesmith.server.http_protocol import LimitedHttp
     from tunesmith.storage.database import Database
     from tunesmith.storage.paths import WorkspacePaths
@@ -123,14 +119,9 @@ def run_server(port: int, instance_port: int, home: str, key: Any) -> None:
         await gateway.close()
 
     app = FastAPI(lifespan=life, telemetry={"tracing": False, "metrics": False, "logs": False})
-    faces = [create_openai_router(gateway, service), create_score_router(gateway, service)]
-    for router in faces:
-        app.include_router(router)
-    # What a request passes in the real server, in the same order.
-    app.add_middleware(FaceDispatch, routers=faces)
-    app.add_middleware(Guard, token="t", hosts=HostRule.of("127.0.0.1"), sessions=Sessions("t", "benchmark"))
-    app.add_middleware(Unexpected, log_file=paths.server_log)
-    app.add_middleware(RequestContext)
+    # All that a request to an endpoint passes in the real server.
+    add_faces(app, gateway, service)
+    add_locks(app, "t", HostRule.of("127.0.0.1"), Sessions("t", "benchmark"), paths.server_log)
     # As the real server is started.
     options: dict[str, Any] = {"http": LimitedHttp, "proxy_headers": False, "access_log": False}
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", **options)

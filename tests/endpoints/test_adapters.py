@@ -226,7 +226,12 @@ def test_a_gpu_server_takes_other_adapters_while_it_serves_and_rolls_where_it_ca
     command.chmod(0o755)
     for name, rank in (("french", 4), ("german", 8), ("wide", 16)):
         house.rooms.resolver.models[name] = ranked(tmp_path / name, rank)
-    environment = {"TUNESMITH_VLLM": str(command), "STAND_IN_LOG": str(tmp_path / "log")}
+    held = tmp_path / "held"
+    environment = {
+        "TUNESMITH_VLLM": str(command),
+        "STAND_IN_LOG": str(tmp_path / "log"),
+        "STAND_IN_HOLD": str(held),
+    }
     spec: dict[str, Any] = {"engine": "vllm", "environment_variables": environment}
     first = house.deploy("hot", "blue", "azureml:tiny-phi3:1", adapters={"french": "azureml:french:1"}, **spec)
     house.service.update("hot", UpdateEndpoint(traffic={"blue": 100}))
@@ -257,11 +262,29 @@ def test_a_gpu_server_takes_other_adapters_while_it_serves_and_rolls_where_it_ca
         assert routes() == [("load_lora_adapter", "german@1"), ("unload_lora_adapter", "french")]
         assert (asks("french"), asks("german")) == (404, 200)
 
+        # While one takes its adapters the deployment does what else is wanted of it, and says when all of it is done.
+        held.touch()
+        both = {"german": "azureml:german:1", "french": "azureml:french:1"}
+        house.service.update_deployment(
+            "hot", "blue", UpdateDeployment.model_validate({"adapters": both, "instance_count": 2})
+        )
+
+        def ready() -> list[int | None]:
+            return [one.pid for one in house.service.get_deployment("hot", "blue").instances if one.state == "Ready"]
+
+        until(lambda: len(ready()) == 2, "a second instance, while the first takes its adapters")
+        assert house.service.get_deployment("hot", "blue").provisioning_state == "Updating"
+        held.unlink()
+        house.ready("hot", "blue")
+        assert first.instances[0].pid in ready() and len(ready()) == 2
+        change(instance_count=1)
+        until(lambda: len(ready()) == 1, "the second instance to go")
+
         # A rank that the server was not started for needs a new one.
         third = change(adapters={"german": "azureml:german:1", "wide": "azureml:wide:1"})
         assert {one.pid for one in third.instances if one.state == "Ready"}.isdisjoint(
             one.pid for one in first.instances
         )
         assert (asks("german"), asks("wide")) == (200, 200)
-        assert len(routes()) == 2
+        assert len(routes()) == 3
     house.service.delete("hot")

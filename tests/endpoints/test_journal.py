@@ -16,11 +16,11 @@ import pytest
 from tests.support.yard import Yard, ask
 from tunesmith.chat.messages import Message
 from tunesmith.chat.validation import check
-from tunesmith.endpoints import collected
+from tunesmith.endpoints import collected, journal
 from tunesmith.endpoints.collected import CollectedConversations
 from tunesmith.endpoints.journal import Journal
 from tunesmith.endpoints.trace import RequestTrace, current
-from tunesmith.errors import ModelFailed, UnsupportedField, UserError
+from tunesmith.errors import ModelFailed, Unavailable, UnsupportedField, UserError
 from tunesmith.generate.types import GenerateRequest
 from tunesmith.records.endpoints import DataCollector, UpdateEndpoint
 
@@ -217,6 +217,41 @@ async def test_conversations_are_deleted_while_nothing_is_written(yard: Yard) ->
     with pytest.raises(PermissionError):
         await asyncio.to_thread(yard.journal.forget, "chat", refuse)
     assert yard.journal.lost == 0
+
+
+def test_a_deletion_that_takes_too_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "FORGET_SECONDS", 0.05)
+    written = Journal(tmp_path / "requests.jsonl", tmp_path / "collected")
+    written.note({"time": "now"})  # from now on its thread does the work
+    go = threading.Event()
+    with pytest.raises(Unavailable, match=r"of endpoint 'chat' were not deleted within 0\.05 s"):
+        written.forget("chat", lambda: go.wait(30))
+    go.set()
+
+    def late() -> None:
+        raise TimeoutError("the disk's own")
+
+    monkeypatch.setattr(journal, "FORGET_SECONDS", 30.0)
+    with pytest.raises(TimeoutError, match="the disk's own"):
+        written.forget("chat", late)
+    written.close()
+
+
+def test_a_deletion_that_comes_while_it_closes_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Journal(tmp_path / "requests.jsonl", tmp_path / "collected")
+    written.note({"time": "now"})
+    done: list[str] = []
+    flush = written._flush
+
+    def flush_then_hand_over() -> None:
+        flush()
+        if written._closing:  # the thread looks at its entries no more
+            written._hand_over(lambda: done.append(threading.current_thread().name))
+            written._hand_over({"time": "later"})
+
+    monkeypatch.setattr(written, "_flush", flush_then_hand_over)
+    written.close()
+    assert (done, written.lost) == ([threading.current_thread().name], 1)
 
 
 def test_answers_that_were_cut_are_left_out_unless_they_are_asked_for(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.house import until
 from tunesmith.compute.processes import ProcessId
+from tunesmith.pipelines import warm
 from tunesmith.pipelines.warm import Nursery, Process, possible
 
 pytestmark = pytest.mark.skipif(not possible(), reason="processes are forked on Linux, without a GPU, only")
@@ -81,7 +82,7 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "ahead_of_time.py").write_text("print('an import that prints')")
-    nursery = Nursery(tmp_path, "ahead_of_time")
+    nursery = Nursery(tmp_path, ["ahead_of_time"])
     yield Place(tmp_path, nursery)
     nursery.close()
 
@@ -141,7 +142,7 @@ def test_a_nursery_that_is_woken_serves_whoever_has_its_environment(place: Place
 
 def test_what_cannot_be_imported_ahead_is_left_to_the_step(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "lib").mkdir()
-    nursery = Nursery(tmp_path, "there_is_no_such_module")
+    nursery = Nursery(tmp_path, ["there_is_no_such_module"])
     there = Place(tmp_path, nursery)
     assert there.start().wait(30) == 0
     assert there.told()["parent"] != os.getpid()
@@ -165,7 +166,8 @@ def test_a_nursery_that_dies_costs_nothing_but_its_help(place: Place, capfd: pyt
     assert "the nursery gave no process: steps import for themselves" in capfd.readouterr().out
 
 
-def test_an_interrupt_does_not_wait_for_imports(place: Place, tmp_path: Path) -> None:
+def test_an_interrupt_does_not_wait_for_imports(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "PATIENCE_S", 1e6)
     (tmp_path / "lib" / "ahead_of_time.py").write_text("import time; time.sleep(600)")
     place.interrupt = True
     process = place.start()
@@ -194,7 +196,7 @@ def test_a_process_whose_runner_went_away_does_not_begin(place: Place) -> None:
 def test_the_nursery_ends_with_whoever_started_it(tmp_path: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from tunesmith.pipelines.warm import Nursery;"
-        "n = Nursery(Path('.'), 'json'); n.wake(os.environ); print(n._child.pid, flush=True); sys.stdin.read()"
+        "n = Nursery(Path('.'), ['json']); n.wake(os.environ); print(n._child.pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

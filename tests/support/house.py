@@ -22,17 +22,15 @@ import uvicorn
 from fastapi import FastAPI, Response
 
 from tests.support.exports import shared_exports
-from tunesmith.azure.score import create_score_router
 from tunesmith.endpoints.controller import EndpointController
 from tunesmith.endpoints.gateway import Gateway
 from tunesmith.endpoints.pool import InstancePool
 from tunesmith.endpoints.service import EndpointService
 from tunesmith.errors import NotFound
-from tunesmith.openai import create_openai_router
-from tunesmith.openai.face import FaceDispatch
 from tunesmith.records.assets import ModelVersion
 from tunesmith.records.base import utcnow
 from tunesmith.records.endpoints import CreateDeployment, CreateEndpoint, Deployment, ProbeSettings, RequestSettings
+from tunesmith.server.app import add_faces
 from tunesmith.storage.database import Database
 from tunesmith.storage.paths import WorkspacePaths
 from tunesmith.storage.secrets import Secrets
@@ -133,10 +131,7 @@ class Rooms:
             self.database.close()
 
         app = FastAPI(lifespan=life)
-        faces = [create_openai_router(self.gateway, self.service), create_score_router(self.gateway, self.service)]
-        for router in faces:
-            app.include_router(router)
-        app.add_middleware(FaceDispatch, routers=faces)
+        add_faces(app, self.gateway, self.service)
 
         @app.get("/state/{endpoint}/{deployment}")
         def state(endpoint: str, deployment: str) -> Response:

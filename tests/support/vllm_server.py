@@ -59,6 +59,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _adapter(self, load: bool, body: dict[str, Any]) -> None:
         name = body["lora_name"]
+        held = Path(os.environ.get("STAND_IN_HOLD", "/nonexistent"))
+        while held.exists():  # a load that takes long
+            time.sleep(0.01)
         if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") != "True":
             return self._refuse(404, "Not Found")
         if load and name in ADAPTERS:

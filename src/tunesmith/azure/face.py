@@ -89,7 +89,7 @@ class AzureFace:
             await asyncio.to_thread(close)
 
     async def _start(self) -> AzureProxy:
-        # Imported here: most servers are never asked for it, and it is a third of what a server imports.
+        # Imported here: most servers are never asked for it.
         from tunesmith.azure.app import create_azure_app
         from tunesmith.azure.certificates import CertificateAuthority
         from tunesmith.azure.proxy import AzureProxy

@@ -55,7 +55,7 @@ class Azure:
             proxy: Whether the SDK is led here by a proxy, or (``False``) by a cloud of its own.
             certifi: The bundle of authorities of the process's own Python.
         """
-        # Imported here: it is a quarter of what the client imports, and few use it.
+        # Imported here: every command would import it, and few use it.
         from tunesmith.azure import environment as made
         from tunesmith.azure.trust import write_bundle
 

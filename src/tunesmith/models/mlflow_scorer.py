@@ -7,17 +7,16 @@ has computed nothing yet may fork it, which saves the larger part of the imports
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -107,21 +106,20 @@ class _Forked:
     def __init__(self) -> None:
         self._output, self._said = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         reading, self._input = os.pipe()
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            _be_scorer(reading, self._input, self._output.fileno(), self._said.fileno())
+        handles = (reading, self._input, self._output.fileno(), self._said.fileno())
+        self._process = multiprocessing.get_context("fork").Process(target=_be_scorer, args=handles)
+        self._process.start()
         os.close(reading)
 
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
     def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
+        return self._process.exitcode
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self._process.kill()
 
     def communicate(self, text: str | None = None, timeout: float = 60.0) -> tuple[str, str]:
         if self._input >= 0:
@@ -129,11 +127,9 @@ class _Forked:
                 os.write(self._input, (text or "").encode())
             os.close(self._input)
             self._input = -1
-        deadline = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(_MODULE, timeout)
-            time.sleep(0.02)
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(_MODULE, timeout)
         told = []
         for file in (self._output, self._said):
             if not file.closed:
@@ -143,24 +139,14 @@ class _Forked:
         return (told[0], told[1]) if told else ("", "")
 
 
-def _be_scorer(reading: int, writing: int, output: int, said: int) -> NoReturn:
-    code = 1
-    try:
-        os.close(writing)
-        for handle, number in ((reading, 0), (output, 1), (said, 2)):
-            os.dup2(handle, number)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.environ.update(_ENVIRONMENT)
-        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+def _be_scorer(reading: int, writing: int, output: int, said: int) -> None:
+    os.close(writing)
+    for handle, number in ((reading, 0), (output, 1), (said, 2)):
+        os.dup2(handle, number)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.update(_ENVIRONMENT)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
 
-        from tunesmith.models import mlflow_check
+    from tunesmith.models import mlflow_check
 
-        code = mlflow_check.main([])
-    except SystemExit as error:
-        print(error, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    sys.exit(mlflow_check.main([]))

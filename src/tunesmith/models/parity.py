@@ -75,18 +75,18 @@ def logits_of(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[tor
     """
     import torch
 
-    width = max(map(len, rows), default=0)
-    filled = [[*row, *[row[-1]] * (width - len(row))] for row in rows if row]
-    if not filled:
+    if not rows:
         return []
-    real = torch.tensor([[position < len(row) for position in range(width)] for row in rows if row])
+    width = max(map(len, rows))
+    filled = [[*row, *[row[-1]] * (width - len(row))] for row in rows]
+    real = torch.tensor([[position < len(row) for position in range(width)] for row in rows])
     with torch.inference_mode():
         logits = model(
             input_ids=torch.tensor(filled, device=model.device),
             attention_mask=real.to(model.device, torch.long),
             use_cache=False,
         ).logits
-        return [logits[number, : len(row)].float().cpu() for number, row in enumerate(row for row in rows if row)]
+        return [logits[number, : len(row)].float().cpu() for number, row in enumerate(rows)]
 
 
 def greedy_of(

@@ -193,10 +193,11 @@ class FaceDispatch:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on what no face has."""
         if scope["type"] == "http" and not scope.get("root_path"):
-            _, first, endpoint, below = (*scope["path"].split("/", 3), "", "", "")[:4]
-            handler = self._handlers.get((scope["method"], below)) if first == "endpoints" and endpoint else None
+            parts = scope["path"].split("/", 3)  # "", "endpoints", the endpoint's name, what is below it
+            named = len(parts) == 4 and parts[1] == "endpoints" and parts[2]
+            handler = self._handlers.get((scope["method"], parts[3])) if named else None
             if handler is not None:
-                scope["path_params"] = {"endpoint": endpoint}
+                scope["path_params"] = {"endpoint": parts[2]}
                 response = await handler(Request(scope, receive, send))
                 await response(scope, receive, send)
                 return

@@ -47,8 +47,8 @@ class Runner:
         self.cache = StepCache(paths.step_cache, paths.hash_cache)
         self.results: dict[str, StepResult] = {}
         self.stopping = False
-        named = " ".join(step.properties.get(PRELOAD, "") for step in self.graph.steps).split()
-        self.nursery = Nursery(folder, " ".join(dict.fromkeys(named)))
+        named = [module for step in self.graph.steps for module in step.properties.get(PRELOAD, "").split()]
+        self.nursery = Nursery(folder, [*dict.fromkeys(named)])
 
     # ── signals and states ──────────────────────────────────────────────────────────────────────────────────────
 

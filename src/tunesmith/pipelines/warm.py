@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -54,12 +54,12 @@ class Nursery:
 
     Args:
         folder: the job's.
-        preload: the modules of every step that will still run, in order; empty where none names any.
+        modules: what the job's steps name in ``preload``; empty where none names any.
     """
 
-    def __init__(self, folder: Path, preload: str) -> None:
+    def __init__(self, folder: Path, modules: Sequence[str]) -> None:
         self._folder = folder
-        self._modules = preload.split() if possible() else []
+        self._modules = [*modules] if possible() else []
         self._child: subprocess.Popen[bytes] | None = None
         self._loaded_with: dict[str, str] = {}
 

@@ -38,6 +38,9 @@ from tunesmith.server.lifecycle import Lifecycle
 from tunesmith.server.openapi import add_openapi
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tunesmith.endpoints.service import EndpointService
     from tunesmith.workspace import Services
 
 DESCRIPTION = "A self-hosted workspace for chat models: fine-tune, evaluate, register and serve with Azure ML's words."
@@ -82,26 +85,32 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
         uploads.router,
     ):
         app.include_router(router, prefix="/api/v1", dependencies=[Depends(known_query)])
-    faces = [create_openai_router(gateway, services.endpoints), create_score_router(gateway, services.endpoints)]
-    for router in faces:
-        app.include_router(router)
+    add_faces(app, gateway, services.endpoints)
     app.include_router(routes_system.public)
     app.include_router(routes_endpoints.metrics_router)
     app.include_router(html_pages.router)
     app.include_router(mlflow_proxy.router)
     add_error_handlers(app)
     add_openapi(app)
-    # The last one added is the outermost one.
-    app.add_middleware(FaceDispatch, routers=faces)
-    app.add_middleware(
-        Guard,
-        token=services.secrets.token,
-        hosts=HostRule.of(services.settings.host, services.settings.allowed_hosts),
-        sessions=app.state.sessions,
-    )
-    app.add_middleware(Unexpected, log_file=services.paths.server_log)
-    app.add_middleware(RequestContext)
+    hosts = HostRule.of(services.settings.host, services.settings.allowed_hosts)
+    add_locks(app, services.secrets.token, hosts, app.state.sessions, services.paths.server_log)
     return app
+
+
+def add_faces(app: FastAPI, gateway: Gateway, endpoints: EndpointService) -> None:
+    """What endpoints are called by: the routes, and the short way to them."""
+    faces = [create_openai_router(gateway, endpoints), create_score_router(gateway, endpoints)]
+    for router in faces:
+        app.include_router(router)
+    app.add_middleware(FaceDispatch, routers=faces)
+
+
+def add_locks(app: FastAPI, token: str, hosts: HostRule, sessions: Sessions, log_file: Path) -> None:
+    """What every request passes, before all that was added until now."""
+    # The last one added is the outermost one.
+    app.add_middleware(Guard, token=token, hosts=hosts, sessions=sessions)
+    app.add_middleware(Unexpected, log_file=log_file)
+    app.add_middleware(RequestContext)
 
 
 def _operation_id(route: APIRoute) -> str:
