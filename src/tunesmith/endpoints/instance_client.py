@@ -1,7 +1,7 @@
 """The gateway's connections to the instances: HTTP/1.1 by httptools' compiled parser, kept open between requests.
 
-It sends a POST to loopback and reads the answer: no redirects, cookies, proxies or encodings. A client that knows those
-as well took a third of the gateway's time for a request.
+It sends a POST to loopback and reads the answer: no redirects, cookies, proxies or encodings. With aiohttp's client,
+which knows those as well, a request took the gateway a third longer.
 """
 
 from __future__ import annotations

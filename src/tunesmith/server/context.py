@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,11 +14,12 @@ MAX_BODY_BYTES = 32_000_000
 UNLIMITED = ("/api/v1/uploads", "/mlflow/", "/endpoints/")
 """Where bodies are streamed on rather than held in memory, or limited by the face itself."""
 
-HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-}
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_NOT_KEPT = ((b"cache-control", b"no-store"),)
 
 
 class RequestContext:
@@ -39,12 +40,12 @@ class RequestContext:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
-                answer.setdefault("x-request-id", identity)
-                for name, value in HEADERS.items():
-                    answer.setdefault(name, value)
-                if scope["path"].startswith("/api/"):
-                    answer.setdefault("cache-control", "no-store")
+                # Of bytes, as they are sent: this is done for every answer of an endpoint, too.
+                given_back = [*message.get("headers", ())]
+                there = {name for name, _ in given_back}
+                ours = (*HEADERS, *(_NOT_KEPT if scope["path"].startswith("/api/") else ()))
+                more = ((b"x-request-id", identity.encode("ascii")), *ours)
+                message["headers"] = given_back + [header for header in more if header[0] not in there]
             await send(message)
 
         limited = receive if scope["path"].startswith(UNLIMITED) else _limited(receive)
