@@ -23,10 +23,10 @@ quickstart: $(VENV)/.installed
 
 # Three processes on two cores: much of the suite waits. Its compiled form is kept, so that the next run begins sooner.
 test: $(VENV)/.installed-test
-	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal $(TEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist loadfile $(TEST_ARGS)
 
 test-fast: $(VENV)/.installed-test
-	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist worksteal -m "not heavy and not browser" $(TEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist loadfile -m "not heavy and not browser" $(TEST_ARGS)
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+from xdist.remote import Producer
 
 # Two test processes share two cores: a thread each keeps them from fighting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,10 +18,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TUNESMITH_ENGINE"] = "transformers"
 
 from tests.support.exports import share_exports
+from tests.support.scheduling import UnitScheduling, ordered
 from tests.support.tiny import tiny_conversations, tiny_model
 
 LONG = ("long", "azure_long")
 """Marks of what runs only where ``-m`` names it: ``pytest -m long``, ``pytest -m azure_long tests/azure``."""
+
+
+# No test depends on how fast this machine is at the moment.
+hypothesis.settings.register_profile("tunesmith", deadline=None)
+hypothesis.settings.load_profile("tunesmith")
 
 
 def pytest_configure() -> None:
@@ -34,31 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in set(out)]
-    items[:] = _dealt(items, getattr(config, "workerinput", {}).get("workercount", 1))
+    items[:] = ordered(items)
 
 
-def _dealt(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
-    """The tests in the order of ``processes`` equal parts, of which every process begins with its own.
-
-    What takes minutes comes first in each part, the longest in the first, and so on: begun last it would run on alone,
-    with the other processes idle. The rest keeps its order, so that a module's fixtures are made in few processes.
-    """
-    heavy = sorted((item for item in items if item.get_closest_marker("heavy")), key=_limit, reverse=True)
-    light = [item for item in items if not item.get_closest_marker("heavy")]
-    dealt: list[pytest.Item] = []
-    for number in range(processes):
-        first = heavy[number::processes]
-        # As pytest-xdist divides: what is left, by the processes that are left.
-        size = (len(items) - len(dealt)) // (processes - number)
-        more = max(0, size - len(first))
-        dealt += first + light[:more]
-        del light[:more]
-    return dealt
-
-
-def _limit(item: pytest.Item) -> float:
-    limit = item.get_closest_marker("timeout")
-    return float(limit.args[0]) if limit else 0.0
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> UnitScheduling | None:
+    """What ``--dist loadfile`` means here."""
+    return UnitScheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(values)
 def test_any_json_is_understood_or_refused(body: Any) -> None:
     for read in (read_score, read_invocation):

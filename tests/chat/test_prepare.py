@@ -57,7 +57,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {**files, REPORT_FILE: json.dumps(report).encode()}
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(conversations(flags=True), min_size=1, max_size=8),
     loss_on=st.sampled_from(["assistant", "last_assistant", "all"]),

@@ -115,7 +115,7 @@ def test_the_format_is_told_by_the_content_where_there_is_no_extension(tmp_path:
         RowReader(write(tmp_path / "c", "hello"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     values=st.lists(
         st.dictionaries(

@@ -30,7 +30,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(contents=st.lists(st.integers(0, 12), min_size=3, max_size=40), seed=st.integers(0, 9))
 def test_every_row_once_and_duplicates_together(
     contents: list[int], seed: int, tmp_path_factory: pytest.TempPathFactory

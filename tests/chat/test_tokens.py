@@ -23,7 +23,7 @@ from tunesmith.chat.tokens import ChatTokenizer
 from tunesmith.errors import InvalidData, InvalidModel
 
 BYTE_FAMILIES = [name for name, family in FAMILIES.items() if family.kind == "bytes"]
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def talk(*turns: tuple[str, str]) -> Conversation:
@@ -124,7 +124,7 @@ def slow_labels(
     return ids, [any(marks[start:end]) for start, end in byte_places(tokenizer, ids, text)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("name", BYTE_FAMILIES)
 def test_labels_equal_the_reference(name: str, data: st.DataObject, tokenizers: dict[str, ChatTokenizer]) -> None:
@@ -191,7 +191,7 @@ def test_first_word_after_a_space_is_trained_on(tokenizers: dict[str, ChatTokeni
     assert encoded.ids[: span.start] == prompt
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("late", "surplus")])
 def test_what_stands_before_an_answer_is_the_prompt_it_is_asked_with(
@@ -353,7 +353,7 @@ def test_empty_conversation_is_refused(chatml: ChatTokenizer) -> None:
 # ── ids to text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=texts)
 @example(text="Grüße 👩‍🔬 你好")
 @pytest.mark.parametrize("name", ["chatml", "metaspace"])
@@ -366,7 +366,7 @@ def test_streamed_text_is_the_text(name: str, text: str, tokenizers: dict[str, C
     assert not any(delta.endswith("\ufffd") for delta in deltas) or "\ufffd" in text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ids=st.lists(st.integers(3, 449), max_size=40))
 def test_streamed_text_of_any_ids_is_their_decoding(ids: list[int], chatml: ChatTokenizer) -> None:
     stream = chatml.stream_decoder()

@@ -95,7 +95,7 @@ PIECES = st.sampled_from(
 TEXT = st.one_of(st.lists(PIECES, max_size=14).map("".join), st.text(max_size=20))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(texts=st.lists(TEXT, min_size=1, max_size=3))
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_ids_and_places_are_those_of_the_whole(name: str, texts: list[str]) -> None:

@@ -305,7 +305,7 @@ some_schemas = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(schema=st.dictionaries(keys | st.just("$defs"), some_schemas, max_size=5))
 def test_any_schema_is_followed_or_refused(tokenizers: dict[str, ChatTokenizer], schema: dict[str, Any]) -> None:
     try:

@@ -51,7 +51,7 @@ bodies = st.dictionaries(st.sampled_from(FIELDS), values, max_size=5) | st.fixed
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))
 @given(body=bodies, path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/score", "/invocations"]))
 def test_only_4xx(house: House, backend: Backend, client: httpx.Client, body: Any, path: str) -> None:
     answer = client.post(path, content=json.dumps(body).encode("ascii"))
@@ -61,7 +61,7 @@ def test_only_4xx(house: House, backend: Backend, client: httpx.Client, body: An
     assert house.pool.in_flight(("chat", "blue")) == 0
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(raw=st.binary(max_size=200), path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/score"]))
 def test_bytes_are_refused(client: httpx.Client, backend: Backend, raw: bytes, path: str) -> None:
     assert 400 <= client.post(path, content=raw).status_code < 500
@@ -84,7 +84,7 @@ forms = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(
     more=st.fixed_dictionaries(
         {},

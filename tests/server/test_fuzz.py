@@ -47,7 +47,7 @@ PATHS = st.one_of(
 )
 
 
-@settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(method=METHODS, path=PATHS, body=BODIES)
 def test_nothing_is_unexpected(server: RunningServer, method: str, path: str, body: Any) -> None:
     url = httpx.URL(f"{server.url}/api/v1/{path}")

@@ -80,7 +80,6 @@ class Asker:
             max_examples=examples,
             derandomize=True,
             database=None,
-            deadline=None,
             phases=(Phase.generate,),
             suppress_health_check=list(HealthCheck),
         )
