@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import httptools
 import psutil
+import uvloop
 
 SECRET = "benchmark"
 CHUNKS = 200
@@ -43,32 +44,62 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run_instance(port: int) -> None:
-    """The trivial instance: one canned answer, or a stream of ``CHUNKS`` canned events."""
-    from aiohttp import web
+class Canned(asyncio.Protocol):
+    """One connection of the trivial instance: one canned answer, or a stream of ``CHUNKS`` canned events.
 
-    usage = {"prompt_tokens": 20, "completion_tokens": CHUNKS, "total_tokens": 20 + CHUNKS}
-    choice = {"index": 0, "text": "Once upon a time.", "token_ids": [1, 2, 3, 4], "finish_reason": "stop"}
-    whole = json.dumps({"choices": [choice], "usage": usage}).encode()
-    event = json.dumps({"index": 0, "text": " word", "token_ids": [5]}).encode() + b"\n"
-    last = json.dumps({"index": 0, "finish_reason": "stop", "usage": usage}).encode() + b"\n"
+    As little as HTTP needs, so that what is measured is the gateway and not what stands behind it.
+    """
 
-    async def generate(request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+    def __init__(self) -> None:
+        usage = {"prompt_tokens": 20, "completion_tokens": CHUNKS, "total_tokens": 20 + CHUNKS}
+        choice = {"index": 0, "text": "Once upon a time.", "token_ids": [1, 2, 3, 4], "finish_reason": "stop"}
+        whole = json.dumps({"choices": [choice], "usage": usage}).encode()
+        self._whole = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+            len(whole),
+            whole,
+        )
+        event = json.dumps({"index": 0, "text": " word", "token_ids": [5]}).encode() + b"\n"
+        last = json.dumps({"index": 0, "finish_reason": "stop", "usage": usage}).encode() + b"\n"
+        self._event, self._last = (b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (event, last))
+        self._body = b""
+        self._streams: set[asyncio.Task[None]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._parser = httptools.HttpRequestParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        body, self._body = self._body, b""
         if b'"stream":true' not in body:
-            return web.Response(body=whole, content_type="application/json")
-        response = web.StreamResponse()
-        await response.prepare(request)
-        for _ in range(CHUNKS):
-            await response.write(event)
-            await asyncio.sleep(0)
-        await response.write(last)
-        await response.write_eof()
-        return response
+            self._transport.write(self._whole)
+            return
+        task = asyncio.create_task(self._stream())
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
 
-    app = web.Application()
-    app.router.add_post("/generate", generate)
-    web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
+    async def _stream(self) -> None:
+        self._transport.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(CHUNKS):
+            self._transport.write(self._event)
+            await asyncio.sleep(0)
+        self._transport.write(self._last + b"0\r\n\r\n")
+
+
+def run_instance(port: int) -> None:
+    """The trivial instance."""
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Canned, "127.0.0.1", port)
+        await server.serve_forever()
+
+    uvloop.run(serve())
 
 
 def run_server(port: int, instance_port: int, home: str, key: Any) -> None:
@@ -132,46 +163,95 @@ class Side:
     """Where to send requests, and as what."""
 
     name: str
-    url: str
-    headers: dict[str, str]
-    body: bytes
-    stream_body: bytes
+    port: int
+    path: str
+    headers: str = ""
+
+    @property
+    def whole(self) -> bytes:
+        """A request for a whole answer."""
+        return self._request(ASK)
+
+    @property
+    def stream(self) -> bytes:
+        """A request for a stream."""
+        return self._request({**ASK, "stream": True})
+
+    def _request(self, ask: dict[str, Any]) -> bytes:
+        body = json.dumps(ask, separators=(",", ":"))
+        head = f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"
+        return f"{head}{self.headers}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-async def latencies(session: aiohttp.ClientSession, side: Side, count: int) -> list[float]:
-    """Milliseconds of ``count`` whole answers, one after the other."""
+class Connection(asyncio.Protocol):
+    """One connection of the client, as little as HTTP needs: the client shares the machine with what it measures."""
+
+    def __init__(self) -> None:
+        self._done: asyncio.Future[int] | None = None
+        self._parser = httptools.HttpResponseParser(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(exc or ConnectionError("the connection was closed"))
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        assert self._done is not None
+        self._done.set_result(self._parser.get_status_code())
+
+    async def ask(self, request: bytes) -> None:
+        """Send a request and wait for the whole answer, which must be a success."""
+        self._done = asyncio.get_running_loop().create_future()
+        self._body = b""
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(request)
+        status = await self._done
+        assert status == 200, self._body
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+async def connect(side: Side) -> Connection:
+    """A connection to the side's port."""
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", side.port)
+    return connection
+
+
+async def latencies(connection: Connection, request: bytes, count: int) -> list[float]:
+    """Milliseconds of ``count`` answers, one after the other."""
     taken = []
     for _ in range(count):
         start = time.perf_counter()
-        async with session.post(side.url, data=side.body, headers=side.headers) as response:
-            await response.read()
-            assert response.status == 200, await response.text()
+        await connection.ask(request)
         taken.append((time.perf_counter() - start) * 1000)
     return taken
 
 
-async def throughput(session: aiohttp.ClientSession, side: Side, count: int, concurrency: int) -> float:
+async def throughput(side: Side, count: int, concurrency: int) -> float:
     """Seconds for ``count`` whole answers, ``concurrency`` at a time."""
     left = iter(range(count))
+    connections = [await connect(side) for _ in range(concurrency)]
 
-    async def work() -> None:
+    async def work(connection: Connection) -> None:
         for _ in left:
-            async with session.post(side.url, data=side.body, headers=side.headers) as response:
-                await response.read()
-                assert response.status == 200
+            await connection.ask(side.whole)
 
     start = time.perf_counter()
-    await asyncio.gather(*[work() for _ in range(concurrency)])
-    return time.perf_counter() - start
-
-
-async def stream(session: aiohttp.ClientSession, side: Side) -> float:
-    """Milliseconds for one stream of ``CHUNKS`` chunks."""
-    start = time.perf_counter()
-    async with session.post(side.url, data=side.stream_body, headers=side.headers) as response:
-        async for _ in response.content.iter_any():
-            pass
-    return (time.perf_counter() - start) * 1000
+    await asyncio.gather(*[work(connection) for connection in connections])
+    taken = time.perf_counter() - start
+    for connection in connections:
+        connection.close()
+    return taken
 
 
 def percentile(values: list[float], percent: int) -> float:
@@ -180,55 +260,50 @@ def percentile(values: list[float], percent: int) -> float:
 
 async def measure(direct: Side, through: Side, server: psutil.Process, requests: int, memory: int) -> bool:
     """Print the figures; whether all are as wanted."""
-    json_headers = {"content-type": "application/json"}
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), headers=json_headers, trust_env=False
-    ) as session:
+    connections = {side.name: await connect(side) for side in (direct, through)}
+    for side in (direct, through):
+        await latencies(connections[side.name], side.whole, 200)
+    # Taken in turns, so that a busy moment of the machine falls on both.
+    taken: dict[str, list[float]] = {direct.name: [], through.name: []}
+    for _ in range(max(1, requests // 500)):
         for side in (direct, through):
-            await latencies(session, side, 200)
-        # Taken in turns, so that a busy moment of the machine falls on both.
-        taken: dict[str, list[float]] = {direct.name: [], through.name: []}
-        for _ in range(max(1, requests // 500)):
-            for side in (direct, through):
-                taken[side.name] += await latencies(session, side, 250)
-        print(f"{'':24}{'p50 ms':>10}{'p99 ms':>10}")
-        for name, values in taken.items():
-            print(f"{name:24}{percentile(values, 50):10.2f}{percentile(values, 99):10.2f}")
-        overhead = [
-            percentile(taken[through.name], percent) - percentile(taken[direct.name], percent) for percent in (50, 99)
-        ]
-        print(f"{'overhead':24}{overhead[0]:10.2f}{overhead[1]:10.2f}")
+            taken[side.name] += await latencies(connections[side.name], side.whole, 250)
+    print(f"{'':24}{'p50 ms':>10}{'p99 ms':>10}")
+    for name, values in taken.items():
+        print(f"{name:24}{percentile(values, 50):10.2f}{percentile(values, 99):10.2f}")
+    overhead = [
+        percentile(taken[through.name], percent) - percentile(taken[direct.name], percent) for percent in (50, 99)
+    ]
+    print(f"{'overhead':24}{overhead[0]:10.2f}{overhead[1]:10.2f}")
 
-        await throughput(session, through, 500, 32)
-        before = sum(server.cpu_times()[:2])
-        seconds = await throughput(session, through, requests, 32)
-        used = sum(server.cpu_times()[:2]) - before
-        print(
-            f"requests/s at concurrency 32: {requests / seconds:,.0f}; for each second of the server's core: ", end=""
-        )
-        print(f"{requests / used:,.0f}")
+    await throughput(through, 500, 32)
+    before = sum(server.cpu_times()[:2])
+    seconds = await throughput(through, requests, 32)
+    used = sum(server.cpu_times()[:2]) - before
+    print(f"requests/s at concurrency 32: {requests / seconds:,.0f}; for each second of the server's core: ", end="")
+    print(f"{requests / used:,.0f}")
 
-        streams = {side.name: [await stream(session, side) for _ in range(30)] for side in (direct, through)}
-        chunk = (statistics.median(streams[through.name]) - statistics.median(streams[direct.name])) / CHUNKS
-        print(f"streaming adds {chunk:.3f} ms a chunk ({CHUNKS} chunks, sent as fast as they are taken)")
+    streams = {side.name: await latencies(connections[side.name], side.stream, 30) for side in (direct, through)}
+    chunk = (statistics.median(streams[through.name]) - statistics.median(streams[direct.name])) / CHUNKS
+    print(f"streaming adds {chunk:.3f} ms a chunk ({CHUNKS} chunks, sent as fast as they are taken)")
 
-        print(f"memory over {memory:,} requests, after each quarter, MiB: ", end="", flush=True)
-        sizes = []
-        for _ in range(4):
-            await throughput(session, through, memory // 4, 32)
-            sizes.append(server.memory_info().rss / 2**20)
-            print(f"{sizes[-1]:.1f} ", end="", flush=True)
-        growth = sizes[-1] - sizes[0]
-        print()
-        verdicts = [
-            (f"overhead p50 {overhead[0]:.2f} ms", overhead[0] < 2),
-            (f"p99 {overhead[1]:.2f} ms", overhead[1] < 8),
-            (f"{requests / used:,.0f} requests/s on one core", requests / used >= 1500),
-            (f"{chunk:.3f} ms a chunk", chunk <= 0.3),
-            (f"memory {growth:+.1f} MiB over {memory * 3 // 4:,} requests", growth < MOST_GROWTH_MIB),
-        ]
-        print("; ".join(f"{text} ({'as wanted' if good else 'NOT as wanted'})" for text, good in verdicts))
-        return all(good for _, good in verdicts)
+    print(f"memory over {memory:,} requests, after each quarter, MiB: ", end="", flush=True)
+    sizes = []
+    for _ in range(4):
+        await throughput(through, memory // 4, 32)
+        sizes.append(server.memory_info().rss / 2**20)
+        print(f"{sizes[-1]:.1f} ", end="", flush=True)
+    growth = sizes[-1] - sizes[0]
+    print()
+    verdicts = [
+        (f"overhead p50 {overhead[0]:.2f} ms", overhead[0] < 2),
+        (f"p99 {overhead[1]:.2f} ms", overhead[1] < 8),
+        (f"{requests / used:,.0f} requests/s on one core", requests / used >= 1500),
+        (f"{chunk:.3f} ms a chunk", chunk <= 0.3),
+        (f"memory {growth:+.1f} MiB over {memory * 3 // 4:,} requests", growth < MOST_GROWTH_MIB),
+    ]
+    print("; ".join(f"{text} ({'as wanted' if good else 'NOT as wanted'})" for text, good in verdicts))
+    return all(good for _, good in verdicts)
 
 
 def main() -> int:
@@ -245,26 +320,16 @@ def main() -> int:
         instance.start()
         server.start()
         try:
-            bearer = f"Bearer {key.get(timeout=60)}"
-            for awaited in (instance_port, port):
-                wait_for(awaited)
-            streamed = {**ASK, "stream": True}
-            compact = {"separators": (",", ":")}
-            direct = Side(
-                "instance directly",
-                f"http://127.0.0.1:{instance_port}/generate",
-                {},
-                json.dumps(ASK).encode(),
-                json.dumps(streamed, **compact).encode(),  # type: ignore[arg-type]
-            )
+            direct = Side("instance directly", instance_port, "/generate")
             through = Side(
                 "through the gateway",
-                f"http://127.0.0.1:{port}/endpoints/bench/v1/chat/completions",
-                {"authorization": bearer},
-                direct.body,
-                direct.stream_body,
+                port,
+                "/endpoints/bench/v1/chat/completions",
+                f"Authorization: Bearer {key.get(timeout=60)}\r\n",
             )
-            good = asyncio.run(measure(direct, through, psutil.Process(server.pid), chosen.requests, chosen.memory))
+            for side in (direct, through):
+                wait_for(side.port)
+            good = uvloop.run(measure(direct, through, psutil.Process(server.pid), chosen.requests, chosen.memory))
         finally:
             for process in (server, instance):
                 process.terminate()

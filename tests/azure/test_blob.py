@@ -70,6 +70,22 @@ def test_a_blob_that_is_there_is_not_overwritten_unless_asked(wire: Wire) -> Non
     assert wire.blob("GET", "two.txt").content == b"third"
 
 
+def test_the_same_file_uploaded_by_two_scripts_at_once_is_one_blob(wire: Wire) -> None:
+    name = f"LocalUpload/{'0af1' * 16}/train.jsonl"
+    assert wire.put(name, b"rows").status_code == 201
+    again = wire.put(name, b"rows")
+    assert again.status_code == 201
+    assert again.headers["etag"] == wire.blob("HEAD", name).headers["etag"]
+    other = wire.put(name, b"ROWS")
+    assert (other.status_code, other.headers["x-ms-error-code"]) == (409, "BlobAlreadyExists")
+    assert wire.blob("GET", name).content == b"rows"
+
+    block = base64.b64encode(b"0").decode()
+    assert wire.blob("PUT", name, b"rows", query=urlencode({"comp": "block", "blockid": block})).status_code == 201
+    body = f"<BlockList><Latest>{block}</Latest></BlockList>".encode()
+    assert wire.blob("PUT", name, body, query="comp=blocklist", if_none_match="*").status_code == 201
+
+
 def test_blocks_become_a_blob_in_the_order_of_their_list(wire: Wire) -> None:
     blocks = {base64.b64encode(f"{number:032}".encode()).decode(): bytes([number]) * 70_000 for number in range(5)}
     for block, content in reversed(blocks.items()):

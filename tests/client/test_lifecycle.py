@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.events import told
 from tests.support.house import port_is_free, until
 from tests.support.server import end_server, start_server
 from tests.support.tiny import tiny_conversations
@@ -72,7 +73,7 @@ def test_life_cycle_with_kills(tiny_folder: Path, tmp_path: Path) -> None:
             watcher.join(180)
             job = ws.jobs.wait(job.name)
             print(job)
-            assert [event.id for event in events] == [event.id for event in ws.jobs.events(job.name, follow=False)]
+            assert told(events) == told(ws.jobs.events(job.name, follow=False))
             assert {step.attempt for step in job.steps if not step.reused_from} == {1}, "nothing was started again"
             losses = [point.value for point in ws.jobs.metrics(job.name) if point.key == "loss"]
             assert losses[-1] < losses[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.events import told
 from tests.support.server import RunningServer, start_server
 from tests.support.tiny import tiny_conversations
 from tunesmith.client import Workspace
@@ -178,8 +179,7 @@ def test_events_go_on_across_a_restart_of_the_server(tmp_path: Path) -> None:
             gate.touch()
             thread.join(60)
             assert outcome == ["Completed"]
-            everything = list(ws.jobs.events(job.name, follow=False))
-            assert [event.id for event in events] == [event.id for event in everything]
+            assert told(events) == told(ws.jobs.events(job.name, follow=False))
             (step,) = ws.jobs.get(job.name).steps
             assert step.attempt == 1, "the job went on, it was not started again"
         finally:

@@ -305,6 +305,12 @@ some_schemas = st.recursive(
 )
 
 
+def test_a_schema_that_nothing_can_follow_is_refused_before_the_answer(tokenizers: dict[str, ChatTokenizer]) -> None:
+    with pytest.raises(UnsupportedField, match="no answer can follow it") as refused:
+        AnswerForms(tokenizers["bytes"]).constraints(of_schema({"$ref": "#"}))
+    assert refused.value.target == "response_format.json_schema.schema"
+
+
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(schema=st.dictionaries(keys | st.just("$defs"), some_schemas, max_size=5))
 def test_any_schema_is_followed_or_refused(tokenizers: dict[str, ChatTokenizer], schema: dict[str, Any]) -> None:

@@ -112,7 +112,7 @@ def wait_for(service: JobService, name: str, *, until: Callable[[Job], bool] = l
             return job
         assert time.monotonic() < deadline, f"{name} is {job.status}: {service.logs(name)}"
         assert not job.status.terminal, f"{name} ended as {job.status}: {job.error}"
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -120,7 +120,7 @@ def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def running(pid: int) -> bool:

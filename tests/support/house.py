@@ -48,7 +48,7 @@ def until(condition: Callable[[], T | None], what: str, seconds: float = 60.0) -
         if value:
             return value
         assert time.monotonic() < end, f"waited {seconds:g} s for: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def free_port() -> int:

@@ -70,7 +70,7 @@ def start_server(home: Path, *arguments: str, environment: dict[str, str] | None
             return RunningServer(home, found.url, read_token(home), process, output)
         if process.poll() is not None:
             raise AssertionError(f"the server ended with {process.returncode}:\n{output.read_text()}")
-        time.sleep(0.02)
+        time.sleep(0.1)
     process.kill()
     raise AssertionError(f"the server did not answer:\n{output.read_text()}")
 

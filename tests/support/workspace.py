@@ -70,4 +70,4 @@ def until(condition: Callable[[], object], what: str, *, seconds: float = 60.0) 
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"after {seconds:g} s it still does not hold that {what}")
-        time.sleep(0.02)
+        time.sleep(0.05)

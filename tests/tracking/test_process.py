@@ -66,7 +66,7 @@ def experiment():
 before, first = experiment(), process.pid
 os.kill(first, signal.SIGKILL)
 while process.running:
-    time.sleep(0.01)
+    time.sleep(0.05)
 assert experiment() == before
 assert process.pid != first
 print(process.pid, flush=True)

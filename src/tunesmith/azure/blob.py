@@ -243,7 +243,7 @@ class _BlobFace:
         kind = request.headers.get("x-ms-blob-type", "")
         if kind not in ("BlockBlob", "AppendBlob"):
             raise not_implemented(f"a blob of the type {kind[:40]!r}")
-        await self._check_early(request, place)
+        await self._in_thread(self._files.check_early, place, dict(request.headers))
         sums = Checksums(request.headers)
         aside = await self._in_thread(self._files.new_aside, place)
         try:
@@ -310,11 +310,6 @@ class _BlobFace:
     async def _delete(self, request: Request, place: Place, name: str) -> Response:
         await self._in_thread(self._files.delete, place, name, dict(request.headers))
         return Response(status_code=202, headers={"x-ms-delete-type-permanent": "true"})
-
-    async def _check_early(self, request: Request, place: Place) -> None:
-        """Refuse before the body comes, where the conditions do not hold now; they are checked again at the end."""
-        found = await self._in_thread(self._files.peek, place)
-        check_conditions(request.headers, found, writing=True)
 
     async def _receive(self, request: Request, aside: Path, sums: Checksums) -> None:
         """Stream the body into ``aside`` and check it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import hashlib
 import os
 import secrets
@@ -26,6 +27,7 @@ from tunesmith.azure.blob_places import Place
 from tunesmith.pipelines.layout import read_json
 from tunesmith.storage.atomic import ASIDE, aside_path, disk_full_named, remove, sync_folder, write_json
 
+EXISTS = "BlobAlreadyExists"
 BLOCK_LIFETIME_S = 7 * 24 * 3600
 """Blocks whose list never came are removed after this, as Azure does."""
 
@@ -142,6 +144,9 @@ class BlobFiles:
     def put(self, place: Place, aside: Path, sidecar: Sidecar, conditions: Mapping[str, str]) -> Properties:
         """Make a whole ``aside`` the blob, if the conditions still hold.
 
+        Where the name has the content's hash, a blob that must not be there yet and is, with the same bytes, is what was
+        asked for: two scripts that upload one file at the same time would otherwise fail by chance.
+
         Raises:
             BlobError: the place cannot be written any more, a condition does not hold, or a folder is in the place.
         """
@@ -149,7 +154,14 @@ class BlobFiles:
             os.fsync(file.fileno())
         with self._lock:
             _check_writable(place)  # the body took its time, and the snapshot may be sealed by now
-            check_conditions(conditions, self.peek(place), writing=True)
+            there = self.peek(place)
+            try:
+                check_conditions(conditions, there, writing=True)
+            except BlobError as refused:
+                same = place.by_content and refused.code == EXISTS and filecmp.cmp(aside, place.path, shallow=False)
+                if there is None or not same:
+                    raise
+                return there
             if place.path.is_dir():
                 message = "there is a folder of this name with blobs in it, which a file system cannot hold beside it"
                 raise BlobError(409, "PathConflict", message)
@@ -159,6 +171,18 @@ class BlobFiles:
             found = self.peek(place)
         assert found is not None
         return found
+
+    def check_early(self, place: Place, conditions: Mapping[str, str]) -> None:
+        """Refuse what need not be received: conditions that do not hold now. They are checked again at the end.
+
+        Raises:
+            BlobError: see ``check_conditions``.
+        """
+        try:
+            check_conditions(conditions, self.peek(place), writing=True)
+        except BlobError as refused:
+            if not (place.by_content and refused.code == EXISTS):  # it may be the same
+                raise
 
     def change(
         self, place: Place, name: str, conditions: Mapping[str, str], **changes: Mapping[str, str]
@@ -254,7 +278,7 @@ class BlobFiles:
         Raises:
             BlobError: a block is not here, or a condition does not hold; the blocks stay.
         """
-        check_conditions(conditions, self.peek(place), writing=True)
+        self.check_early(place, conditions)
         folder = self._blocks(place.path)
         for block in blocks:
             if not (folder / _block_name(block)).is_file():
@@ -324,7 +348,7 @@ def check_conditions(headers: Mapping[str, str], blob: Properties | None, *, wri
         raise failed
     if unwanted is not None and blob is not None:
         if unwanted.strip() == "*":
-            raise BlobError(409, "BlobAlreadyExists", "the blob is already there") if writing else failed
+            raise BlobError(409, EXISTS, "the blob is already there") if writing else failed
         if blob.etag in _etags(unwanted):
             raise failed if writing else BlobError(304, "ConditionNotMet", "not modified")
     if blob is None:

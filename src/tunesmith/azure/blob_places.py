@@ -26,6 +26,8 @@ KEPT = ("models", "data", "components", "jobs", "codes", "uploads")
 """Folders of the artifact store that the workspace keeps itself."""
 RUNS = "ExperimentRun/dcid."
 CODE_CONTAINER = re.compile(r"code-[0-9a-f]{32}")
+BY_CONTENT = re.compile(r"LocalUpload/[0-9a-f]{32,64}/")
+"""Where Azure ML's clients upload local files to, under the hash of their content."""
 ARTIFACTS = "azureml"
 MLFLOW = "mlflow"
 REGISTRY = f"registry-{SYSTEM_REGISTRY}"
@@ -43,6 +45,8 @@ class Place:
     """The container's folder; emptied folders below it are removed."""
     refusal: Callable[[], str | None] = lambda: None
     """Says why it cannot be written now: a code snapshot is sealed while uploads into it may still go on."""
+    by_content: bool = False
+    """Its name has the hash of what is uploaded: whoever uploads the same at the same time means the same blob."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ class Places:
         path = root.joinpath(*name.split("/"))
         if not within(path, root):  # the last part may be a link, too
             raise BlobError(400, "InvalidUri", f"{name[:300]!r} leads out of its container")
-        return Place(path, root, lambda: self._refusal(container, name))
+        by_content = container == self.blob_container and BY_CONTENT.match(name) is not None
+        return Place(path, root, lambda: self._refusal(container, name), by_content)
 
     def list(self, container: str, prefix: str, *, delimiter: str) -> Iterator[Entry]:
         """Blobs whose name begins with ``prefix``, in the order of their names.

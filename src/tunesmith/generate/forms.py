@@ -111,6 +111,8 @@ class AnswerForms:
             if found is None:
                 found = llguidance.LLMatcher(self._vocabulary, grammar, log_level=0)
                 if not found.is_error():
+                    found.compute_logit_bias()  # a grammar that no text can begin to follow shows only here
+                if not found.is_error():
                     self._compiled[grammar] = found
                     if len(self._compiled) > KEPT:
                         self._compiled.popitem(last=False)
@@ -168,4 +170,5 @@ class GrammarConstraint:
 
 def _first(message: str) -> str:
     lines = str(message).strip().splitlines()
-    return (lines[0] if lines else "unknown")[:300]
+    first = (lines[0] if lines else "unknown")[:300]
+    return "no answer can follow it" if first == "NoExtensionBias" else first
