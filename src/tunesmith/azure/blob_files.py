@@ -144,8 +144,8 @@ class BlobFiles:
     def put(self, place: Place, aside: Path, sidecar: Sidecar, conditions: Mapping[str, str]) -> Properties:
         """Make a whole ``aside`` the blob, if the conditions still hold.
 
-        Where the name has the content's hash, a blob that must not be there yet and is, with the same bytes, is what was
-        asked for: two scripts that upload one file at the same time would otherwise fail by chance.
+        Where the name has the content's hash, a blob that must not be there yet and is, with the same bytes, is what
+        was asked for: two scripts that upload one file at the same time would otherwise fail by chance.
 
         Raises:
             BlobError: the place cannot be written any more, a condition does not hold, or a folder is in the place.

@@ -100,7 +100,7 @@ class Transport:
         headers = {"User-Agent": f"tunesmith/{__version__}"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        # Reading the system's authorities takes longer than most requests; over plain HTTP to this machine none is asked.
+        # Reading the system's authorities takes longer than most requests; plain HTTP to this machine asks none.
         plain = local and self.url.startswith("http://")
         checked = False if plain else _verify(verify, pinned)
         self._client = httpx.Client(
