@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TUNESMITH_ENGINE"] = "transformers"
 
 from tests.support.exports import share_exports
+from tests.support.forked import Forks, forks
 from tests.support.scheduling import UnitScheduling, ordered
 from tests.support.tiny import tiny_conversations, tiny_model
 
@@ -49,6 +51,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> UnitScheduling | None:
     """What ``--dist loadfile`` means here."""
     return UnitScheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts processes that compute, without the seconds that torch takes to import."""
+    with forks(tmp_path_factory.mktemp("forks")) as found:
+        yield found
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.forked import Forks
 from tests.support.tiny import tiny_conversations, tiny_model
 from tests.support.workspace import until
 from tunesmith.chat.prepare import prepare
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Run:
     """One start of the step in ``folder``."""
 
-    def __init__(self, made: Path, folder: Path, *, processes: int = 1, **values: Any) -> None:
+    def __init__(self, made: Path, folder: Path, forked: Forks, *, processes: int = 1, **values: Any) -> None:
         self.folder, self.events = folder, folder / "events.jsonl"
         self.output = folder / "output"
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -58,22 +59,16 @@ class Run:
             "dataset_path": made / "prepared",
             "pytorch_model_folder": self.output,
         }
-        environment = {
-            **os.environ,
-            "TUNESMITH_EVENTS": str(self.events),
-            "TUNESMITH_CHECKPOINTS": str(folder / "checkpoints"),
-            "OMP_NUM_THREADS": "1",
-            CPU_PROCESSES: "2",
-        }
-        with (folder / "log.txt").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.components.steps.finetune"]
-                + [f"--{name}={value}" for name, value in {**places, **values}.items()],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.process = forked.start(
+            "tunesmith.components.steps.finetune",
+            *(f"--{name}={value}" for name, value in {**places, **values}.items()),
+            log=folder / "log.txt",
+            environment={
+                "TUNESMITH_EVENTS": str(self.events),
+                "TUNESMITH_CHECKPOINTS": str(folder / "checkpoints"),
+                CPU_PROCESSES: "2",
+            },
+        )
 
     def wait(self) -> int:
         return self.process.wait(300)
@@ -102,30 +97,30 @@ COMMON: dict[str, Any] = {"max_steps": 30, "evaluation_strategy": "disable", "lr
 
 
 @pytest.fixture(scope="module")
-def straight(made: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+def straight(made: Path, forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     """The run in one process, from its start to its end."""
-    run = Run(made, tmp_path_factory.mktemp("straight"), gradient_accumulation_steps=4, **COMMON)
+    run = Run(made, tmp_path_factory.mktemp("straight"), forked, gradient_accumulation_steps=4, **COMMON)
     assert run.wait() == 0
     return run.result()
 
 
 def test_sigterm_stops_at_a_checkpoint_that_goes_on_bit_for_bit(
-    made: Path, straight: TrainResult, tmp_path: Path
+    made: Path, straight: TrainResult, forked: Forks, tmp_path: Path
 ) -> None:
-    cut = Run(made, tmp_path, gradient_accumulation_steps=4, **COMMON)
+    cut = Run(made, tmp_path, forked, gradient_accumulation_steps=4, **COMMON)
     cut.until_step(3)
     os.killpg(cut.process.pid, signal.SIGTERM)
     assert cut.wait() == STOPPED
     assert cut.result().outcome == "stopped"
     assert not (cut.output / "adapter").exists()
-    again = Run(made, tmp_path, gradient_accumulation_steps=4, **COMMON)
+    again = Run(made, tmp_path, forked, gradient_accumulation_steps=4, **COMMON)
     assert again.wait() == 0
     assert again.result().losses == straight.losses
     assert again.result().weights_sha256 == straight.weights_sha256
 
 
-def test_two_processes_equal_one(made: Path, straight: TrainResult, tmp_path: Path) -> None:
-    two = Run(made, tmp_path, processes=2, gradient_accumulation_steps=2, **{**COMMON, "max_steps": 6})
+def test_two_processes_equal_one(made: Path, straight: TrainResult, forked: Forks, tmp_path: Path) -> None:
+    two = Run(made, tmp_path, forked, processes=2, gradient_accumulation_steps=2, **{**COMMON, "max_steps": 6})
     assert two.wait() == 0, (tmp_path / "log.txt").read_text()
     assert two.result().losses == pytest.approx(straight.losses[:6], rel=1e-4)
     lock = json.loads((two.output / "run.lock").read_text())

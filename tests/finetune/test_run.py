@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,10 @@ import pytest
 import torch
 
 from tests.finetune.support import Heard, MemoryRows, random_rows
+from tests.support.forked import Forks
 from tests.support.tiny import tiny_model
 from tunesmith.finetune import FinetuneParameters, TrainResult, rate_search, train
 from tunesmith.models import ModelPackage, import_model, load_model
-
-RUN = """
-import os, signal, sys
-from pathlib import Path
-from tests.finetune.support import Heard, random_rows
-from tunesmith.finetune import FinetuneParameters, train
-from tunesmith.models import ModelPackage
-
-folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
-
-class Killing(Heard):
-    def progress(self, phase, done, total, *, unit="", values=None):
-        if phase == "train" and done == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-parameters = FinetuneParameters(
-    apply_lora=True, learning_rate=1e-3, max_steps=10, max_seq_length=64, logging_steps=1, lora_dropout=0.1,
-    evaluation_strategy="steps", eval_steps=5, resume_from_checkpoint=True)
-train(ModelPackage.open(folder / "package"), random_rows(), random_rows(3, seed=9), parameters, folder / sys.argv[3],
-      checkpoints=folder / sys.argv[4], reporter=Killing())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -182,12 +160,12 @@ def test_wrong_sizes_start_afresh_only_when_asked(package: ModelPackage, tmp_pat
 
 
 @pytest.mark.heavy
-def test_ten_straight_equal_a_kill_and_the_rest(package: ModelPackage, tmp_path: Path) -> None:
+def test_ten_straight_equal_a_kill_and_the_rest(package: ModelPackage, forked: Forks, tmp_path: Path) -> None:
     (tmp_path / "package").symlink_to(package.path)
 
-    def run(kill_at: int, output: str, checkpoints: str) -> int:
-        command = [sys.executable, "-c", RUN, str(tmp_path), str(kill_at), output, checkpoints]
-        return subprocess.run(command, check=False, capture_output=True, timeout=120).returncode
+    def run(kill_at: int, *places: str) -> int:
+        process = forked.start("tests.finetune.cut_run", tmp_path, kill_at, *places, log=tmp_path / "log.txt")
+        return process.wait(120)
 
     assert run(0, "straight", "s") == 0
     assert run(8, "cut", "c") == -signal.SIGKILL  # after the checkpoint of step 5
