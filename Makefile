@@ -11,6 +11,9 @@ CONSTRAINTS := requirements/constraints.txt
 INPUTS := pyproject.toml $(CONSTRAINTS)
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3 python,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(p))))
 
+# What Python compiled is kept: every process that is started later begins sooner.
+unexport PYTHONDONTWRITEBYTECODE
+
 ifeq ($(PYTHON),)
 $(error Python 3.11 or newer is needed and was not found; install it, or say where it is: make PYTHON=/path/to/python3.11)
 endif
@@ -21,12 +24,12 @@ endif
 quickstart: $(VENV)/.installed
 	$(PY) -m tunesmith quickstart $(if $(CLEANUP),--cleanup) $(QUICKSTART_ARGS)
 
-# Three processes on two cores: much of the suite waits. Its compiled form is kept, so that the next run begins sooner.
+# Three processes on two cores: much of the suite waits.
 test: $(VENV)/.installed-test
-	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist loadfile $(TEST_ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile $(TEST_ARGS)
 
 test-fast: $(VENV)/.installed-test
-	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist loadfile -m "not heavy and not browser" $(TEST_ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile -m "not heavy and not browser" $(TEST_ARGS)
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -173,11 +173,38 @@ def test_the_migrations_make_exactly_the_tables(path: Path) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    database = Database(path)
-    with database.engine.connect() as connection:
+    engine = create_engine(f"sqlite:///{path}")
+    migrations.upgrade(engine)
+    with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Table.metadata) == []
-    database.close()
+    engine.dispose()
+
+
+def test_a_new_database_is_as_the_migrations_make_it(tmp_path: Path) -> None:
+    """Column for column, index for index."""
+    Database(tmp_path / "new.db").close()
+    engines = [create_engine(f"sqlite:///{tmp_path / name}") for name in ("new.db", "migrated.db")]
+    migrations.upgrade(engines[1])
+    found = []
+    for engine in engines:
+        inspector = inspect(engine)
+        tables = {}
+        for name in inspector.get_table_names():
+            columns = sorted(inspector.get_columns(name), key=lambda column: column["name"])
+            tables[name] = (
+                [{**column, "type": str(column["type"])} for column in columns],
+                inspector.get_pk_constraint(name),
+                sorted(inspector.get_indexes(name), key=str),
+                sorted(inspector.get_foreign_keys(name), key=str),
+                sorted(inspector.get_unique_constraints(name), key=str),
+                sorted(inspector.get_check_constraints(name), key=str),
+            )
+        found.append(tables)
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [HEAD]
+        engine.dispose()
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("revision", migrations.known_revisions())
@@ -210,8 +237,10 @@ def test_without_migrating_an_old_database_is_refused(path: Path) -> None:
         Database(path, migrate=False)
 
 
-def test_up_to_date_needs_no_alembic(path: Path) -> None:
-    Database(path).close()
+@pytest.mark.parametrize("new", [True, False])
+def test_new_or_up_to_date_needs_no_alembic(path: Path, new: bool) -> None:
+    if not new:
+        Database(path).close()
     code = (
         "import sys; from pathlib import Path; from tunesmith.storage.database import Database;"
         f"Database(Path({str(path)!r})).close(); print('alembic' in sys.modules)"
