@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Literal, get_args
 
 from tunesmith.chat.messages import ROLES, Message
@@ -71,11 +72,11 @@ class GenerateRequest:
     def to_dict(self) -> dict[str, Any]:
         """JSON form; fields that have their default value are left out."""
         body: dict[str, Any] = {"messages": [message.to_openai() for message in self.messages]}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name == "messages" or value == item.default:
+        for name, default in _defaults().items():
+            value = getattr(self, name)
+            if name == "messages" or value is default or value == default:
                 continue
-            body[item.name] = list(value) if isinstance(value, tuple) else value
+            body[name] = list(value) if isinstance(value, tuple) else value
         return body
 
     @property
@@ -151,13 +152,19 @@ _RANGES: dict[str, tuple[bool, float, float]] = {
 _MAY_BE_NONE = {"max_tokens", "top_k", "seed"}
 
 
+@cache
+def _defaults() -> dict[str, Any]:
+    return {item.name: item.default for item in fields(GenerateRequest)}
+
+
 def _faults(request: GenerateRequest) -> list[Fault]:
     found = []
+    defaults = _defaults()
     if not request.messages:
         found.append(Fault("there must be at least one message", "messages"))
     for name, (whole, low, high) in _RANGES.items():
         value: Any = getattr(request, name)
-        if value is None and name in _MAY_BE_NONE:
+        if value is defaults[name] or (value is None and name in _MAY_BE_NONE):
             continue
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             wanted = "a whole number" if whole else "a number"

@@ -38,6 +38,7 @@ CLIENT_GONE = 499
 WATCH_AFTER_SECONDS = 0.1
 """Whether the caller is still there is looked at from then on: most quick answers need no watcher."""
 
+_HEADERS = "tunesmith.headers"
 _BELOW = "/endpoints/{endpoint}/"
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -60,13 +61,13 @@ class Face:
         async def answer(request: Request) -> Response:
             headers = _identity(request)
             endpoint = request.path_params["endpoint"]
-            below = request.url.path.removeprefix(f"/endpoints/{endpoint}/")
+            below = request.scope["path"].removeprefix(f"/endpoints/{endpoint}/")
             trace = RequestTrace(endpoint, headers["x-request-id"], below)
             current_trace.set(trace)
             refusal: str | None = None
             try:
                 caller = request.client.host if request.client else ""
-                self.endpoints.authenticate(endpoint, request.headers.get("authorization"), caller)
+                self.endpoints.authenticate(endpoint, header(request, "authorization"), caller)
                 response = await handler(request, endpoint)
             except TunesmithError as error:
                 refusal = error.code
@@ -85,7 +86,7 @@ class Face:
     async def body(self, request: Request) -> bytes:
         """The body, refused as soon as it is known to be too large. Raises ``TooLarge``."""
         limit = self._body_limit
-        declared = request.headers.get("content-length", "")
+        declared = header(request, "content-length") or ""
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
         parts: list[bytes] = []
@@ -98,9 +99,21 @@ class Face:
         return b"".join(parts)
 
 
+def header(request: Request, name: str) -> str | None:
+    """A header of the request, the first of that name (in small letters).
+
+    From a table that is made once: half a dozen are asked for, and each search would go through the whole list.
+    """
+    table: dict[bytes, bytes] | None = request.scope.get(_HEADERS)
+    if table is None:
+        table = request.scope[_HEADERS] = dict(reversed(request.scope["headers"]))
+    found = table.get(name.encode("ascii"))
+    return None if found is None else found.decode("latin-1")
+
+
 def deployment_header(request: Request) -> str | None:
     """The deployment that the caller names past the traffic split."""
-    return request.headers.get(DEPLOYMENT_HEADER) or None
+    return header(request, DEPLOYMENT_HEADER) or None
 
 
 def answer_headers(generation: Generation) -> dict[str, str]:
@@ -266,8 +279,9 @@ async def _until_gone(receive: Receive) -> None:
 
 
 def _identity(request: Request) -> dict[str, str]:
-    headers = {"x-request-id": _sane(request.headers.get("x-request-id")) or str(uuid.uuid4())}
-    theirs = _sane(request.headers.get("x-ms-client-request-id"))
+    given = _sane(header(request, "x-request-id"))
+    headers = {"x-request-id": given or request.scope.get("state", {}).get("request_id") or str(uuid.uuid4())}
+    theirs = _sane(header(request, "x-ms-client-request-id"))
     if theirs:
         headers["x-ms-client-request-id"] = theirs
     return headers

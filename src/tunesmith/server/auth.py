@@ -144,26 +144,27 @@ class Guard:
         if scope["type"] != "http":  # no websockets here
             await send({"type": "websocket.close", "code": 1008})
             return
-        refusal = self._refusal(scope["path"], Headers(scope=scope))
+        refusal = self._refusal(scope["path"], scope["headers"])
         if refusal is None:
             await self._app(scope, receive, send)
         else:
             await error_response(refusal)(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Headers) -> TunesmithError | None:
-        hosts = headers.getlist("host")
+    def _refusal(self, path: str, raw: list[tuple[bytes, bytes]]) -> TunesmithError | None:
+        hosts = [value.decode("latin-1") for name, value in raw if name == b"host"]
         if len(hosts) != 1 or not self._hosts.admits(hosts[0]):
             return NotAllowed(
                 f"the server is not called {', '.join(hosts)[:200]!r}",
                 target="Host",
                 way_out="use its own address, or name this one in allowed_hosts (TUNESMITH_ALLOWED_HOSTS)",
             )
-        origin = headers.get("origin")
+        origin = next((value.decode("latin-1") for name, value in raw if name == b"origin"), None)
         page = ORIGIN.fullmatch(origin) if origin is not None else None
         if origin is not None and (page is None or page[1].lower() != hosts[0].lower()):
             return NotAllowed(f"requests from pages of {origin[:200]!r} are refused", target="Origin")
         if not path.startswith(GUARDED):
             return None
+        headers = Headers(raw=raw)
         authorization = headers.get("authorization")
         if authorization is not None:
             scheme, _, given = authorization.partition(" ")
