@@ -119,6 +119,7 @@ def run_server(port: int, instance_port: int, home: str, key: Any) -> None:
     from tunesmith.server.app import add_faces, add_locks
     from tunesmith.server.auth import HostRule, Sessions
     from tunesmith.server.http_protocol import LimitedHttp
+    from tunesmith.server.memory import settle
     from tunesmith.storage.database import Database
     from tunesmith.storage.paths import WorkspacePaths
     from tunesmith.storage.secrets import Secrets
@@ -145,6 +146,7 @@ def run_server(port: int, instance_port: int, home: str, key: Any) -> None:
     async def life(_: FastAPI) -> AsyncIterator[None]:
         url = f"http://127.0.0.1:{instance_port}"
         pool.add(Target(key=("bench", "blue"), instance="i", url=url, secret=SECRET, model="azureml:m:1"))
+        settle()
         key.put(service.keys("bench").primary_key)
         yield
         await gateway.close()
@@ -154,7 +156,12 @@ def run_server(port: int, instance_port: int, home: str, key: Any) -> None:
     add_faces(app, gateway, service)
     add_locks(app, "t", HostRule.of("127.0.0.1"), Sessions("t", "benchmark"), paths.server_log)
     # As the real server is started.
-    options: dict[str, Any] = {"http": LimitedHttp, "proxy_headers": False, "access_log": False}
+    options: dict[str, Any] = {
+        "http": LimitedHttp,
+        "proxy_headers": False,
+        "access_log": False,
+        "timeout_keep_alive": 75,
+    }
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", **options)
 
 

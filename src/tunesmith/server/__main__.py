@@ -1,7 +1,10 @@
 """``python -m tunesmith.server``."""
 
+import gc
 import sys
 
-from tunesmith.server.process import main
+gc.disable()  # while what stays is loaded; see ``memory.settle``
+
+from tunesmith.server.process import main  # noqa: E402
 
 sys.exit(main())

@@ -27,6 +27,7 @@ import uvicorn
 from tunesmith._version import __version__
 from tunesmith.errors import Conflict, NotAllowed, TunesmithError, UserError
 from tunesmith.records.workspace import ServerAddress
+from tunesmith.server.memory import settle
 from tunesmith.settings import DEFAULT_PORT, Settings, load_settings
 from tunesmith.storage.atomic import write_text
 from tunesmith.storage.paths import WorkspacePaths
@@ -149,6 +150,7 @@ async def _serve(settings: Settings, paths: WorkspacePaths, listening: socket.so
         if server.started:
             log.info("tunesmith %s serves %s at %s", __version__, settings.home, url)
             print(f"Serving {settings.home} at {url} (process {os.getpid()}). Stop with Ctrl-C.", flush=True)
+            settle()
         stopping = asyncio.create_task(lifecycle.stopping.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         paths.server_file.unlink(missing_ok=True)
