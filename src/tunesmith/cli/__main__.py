@@ -23,9 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     from tunesmith.cli.app import app
     from tunesmith.cli.context import options
+    from tunesmith.cli.trimming import trimmed
 
     try:
-        app(args=hoist(arguments), prog_name="tunesmith", standalone_mode=True)
+        with trimmed(app, arguments):
+            app(args=hoist(arguments), prog_name="tunesmith", standalone_mode=True)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
