@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunesmith.assets.sources import UPLOADED
 from tunesmith.azure.blob_errors import BlobError, no_container, not_found
 from tunesmith.records.assets import SYSTEM_REGISTRY
 from tunesmith.storage.atomic import ASIDE
@@ -26,7 +27,7 @@ KEPT = ("models", "data", "components", "jobs", "codes", "uploads")
 """Folders of the artifact store that the workspace keeps itself."""
 RUNS = "ExperimentRun/dcid."
 CODE_CONTAINER = re.compile(r"code-[0-9a-f]{32}")
-BY_CONTENT = re.compile(r"LocalUpload/[0-9a-f]{32,64}/")
+BY_CONTENT = re.compile(rf"{UPLOADED}[0-9a-f]{{32,64}}/")
 """Where Azure ML's clients upload local files to, under the hash of their content."""
 ARTIFACTS = "azureml"
 MLFLOW = "mlflow"
