@@ -46,10 +46,12 @@ $(VENV)/.installed: $(INPUTS) | $(VENV)/bin/python
 $(VENV)/.installed-test: $(INPUTS) | $(VENV)/bin/python
 	@echo "Installing Tunesmith and its test extras into $(VENV) (the first time takes a few minutes)"
 	$(PY) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test]'
+	$(PY) -m tests.support.azure_sdk
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-lint: $(INPUTS) | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[test,lint,docs]'
+	$(PY) -m tests.support.azure_sdk
 	@touch $@ $(VENV)/.installed-test $(VENV)/.installed
 
 lint: $(VENV)/.installed-lint

@@ -17,6 +17,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Exporting a model takes seconds, so what is deployed once is served by transformers; tests that start many instances
 # of one model name the openvino engine, which starts in a fifth of the time, and share exports (tests/support/exports).
 os.environ["TUNESMITH_ENGINE"] = "transformers"
+# MLflow takes eight processor seconds to start: a test that runs jobs and does not look into it has none.
+os.environ["TUNESMITH_MLFLOW"] = "asked"
 
 from tests.support.exports import share_exports
 from tests.support.forked import Forks, forks

@@ -58,7 +58,8 @@ def test_walkthrough_runs_as_it_stands(tmp_path: Path) -> None:
         "TUNESMITH_HOME": str(tmp_path / "home"),
         "OMP_NUM_THREADS": "2",
     }
-    environment.pop("HF_HUB_OFFLINE", None)
+    for ours in ("HF_HUB_OFFLINE", "TUNESMITH_MLFLOW"):
+        environment.pop(ours, None)
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path / "walk",

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import ValidationFailed
-from tunesmith.settings import Settings, find_home, load_settings
+from tunesmith.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "PORT", "HOST", "LOG_LEVEL", "ALLOWED_HOSTS"):
+    for name in ("HOME", "PORT", "HOST", "LOG_LEVEL", "ALLOWED_HOSTS", "MLFLOW"):
         monkeypatch.delenv(f"TUNESMITH_{name}", raising=False)
 
 
@@ -27,18 +27,6 @@ def test_the_argument_comes_before_the_variable_before_the_file(
 def test_none_is_not_given(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text("port = 1111\n")
     assert load_settings(tmp_path, port=None).port == 1111
-
-
-def test_the_folder_is_the_argument_else_the_variable_else_in_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "/somewhere")
-    assert find_home() == Path("/somewhere/.tunesmith")
-    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "a"))
-    assert find_home() == tmp_path / "a"
-    assert find_home(tmp_path / "b") == tmp_path / "b"
-    monkeypatch.chdir(tmp_path)
-    assert load_settings("c").home == tmp_path / "c"
 
 
 def test_an_unknown_key_of_the_file_is_named_with_the_closest(tmp_path: Path) -> None:

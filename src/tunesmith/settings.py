@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tunesmith.errors import Fault, ValidationFailed
+from tunesmith.home import find_home
 
-HOME_VARIABLE = "TUNESMITH_HOME"
 DEFAULT_PORT = 8787
 """Taken unless it is in use and no port was asked for; then any free one is."""
 
@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """An SQLAlchemy URL; ``None``: SQLite at ``<home>/tunesmith.db``."""
     artifact_url: str | None = None
     """An fsspec URL (s3://, abfs://, gs://); ``None``: the folder ``<home>/artifacts``."""
+    mlflow: Literal["jobs", "asked"] = "jobs"
+    """When MLflow's server starts: with the first job or model that it should show, or only when somebody asks it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("allowed_hosts", mode="before")
@@ -106,12 +108,6 @@ class _TomlSource(PydanticBaseSettingsSource):
         if faults:
             raise ValidationFailed("unknown settings", target=str(path), details=faults)
         return values
-
-
-def find_home(workspace: str | Path | None = None) -> Path:
-    """The workspace folder: ``workspace``, else ``TUNESMITH_HOME``, else ``~/.tunesmith``. Absolute; need not exist."""
-    chosen = workspace or os.environ.get(HOME_VARIABLE) or Path("~/.tunesmith")
-    return Path(os.path.abspath(Path(chosen).expanduser()))  # noqa: PTH100  (resolve() would follow a linked home)
 
 
 def load_settings(workspace: str | Path | None = None, **overrides: Any) -> Settings:

@@ -220,7 +220,7 @@ def _services(
     system = SystemRegistry(_system_assets)
     sources = Sources(database, store, paths)
     computes = ComputeService(database, paths.home, created_at=info.created_at)
-    tracking = Tracking(paths, database, store)
+    tracking = Tracking(paths, database, store, when_asked=settings.mlflow == "asked")
 
     def before_delete(model: ModelVersion) -> int:
         if model.registry == WORKSPACE:

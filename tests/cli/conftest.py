@@ -12,10 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.exports import with_shared_exports
+from tests.support.exports import export_here, with_shared_exports
 from tests.support.server import RunningServer, running_server
 from tests.support.tiny import tiny_model
 from tunesmith.client import Workspace
+from tunesmith.models import ModelPackage
 
 Result = subprocess.CompletedProcess[str]
 
@@ -50,6 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         job = ws.models.import_("tiny", source)
         assert job is not None
         assert ws.jobs.wait(job.name).status == "Completed"
+        export_here(ModelPackage.open(Path(str(ws.models.get("tiny").path))))
         ws.endpoints.create_or_update("chat")
         deployment = ws.deployments.create_or_update(
             "blue", endpoint="chat", model="tiny:1", engine="openvino", precision="32"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.exports import export_here
 from tests.support.house import House
 from tests.support.tiny import tiny_model
 from tunesmith.models import import_model
@@ -19,7 +20,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made: dict[str, Path] = {}
     for name, family, seed in (("tiny-phi3", "phi3", 0), ("tuned-phi3", "phi3", 1), ("tiny-llama", "llama", 0)):
         source = tiny_model(family, folder / f"{name}-source", seed=seed)  # type: ignore[arg-type]
-        made[name] = import_model(str(source), folder / name, downloads=folder / "downloads", name=name).path
+        package = import_model(str(source), folder / name, downloads=folder / "downloads", name=name)
+        export_here(package)
+        made[name] = package.path
     return made
 
 

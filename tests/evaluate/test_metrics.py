@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu import corpus_bleu, corpus_chrf
 
 from tunesmith.evaluate import metrics
+from tunesmith.evaluate.rouge import RougeScorer
 
 SAID = ["The cat sat on the mat.", "A dog was running quickly!", "42", "I do not know."]
 WANTED = ["The cat is on the mat.", "The dog runs quickly.", "forty-two", "I do not know."]
@@ -54,3 +57,18 @@ def test_lengths_must_agree_and_none_is_an_error() -> None:
         metrics.f1(["a"], ["a", "b"])
     with pytest.raises(ValueError, match="no answers"):
         metrics.f1([], [])
+
+
+LIBRARIES = """
+import sys
+from tunesmith.evaluate import metrics
+print(metrics.rouge(["the dogs were running"], ["the dog was running"])["rouge1"])
+assert not {"sklearn", "pandas", "scipy"} & sys.modules.keys()
+import scipy.stats  # whoever needs it finds it
+"""
+
+
+def test_rouge_comes_without_what_its_libraries_would_bring() -> None:
+    done = subprocess.run([sys.executable, "-c", LIBRARIES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(0.75)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.exports import export_here
 from tests.support.house import House
 from tests.support.tiny import tiny_model
 from tunesmith.models import import_model
@@ -43,6 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("mlflow-client")
     source = tiny_model("qwen2", folder / "source", context_length=64)
     package = import_model(str(source), folder / "package", downloads=folder / "downloads", name="tiny")
+    export_here(package)
     house = House(folder / "house", {"tiny": package.path}).start()
     house.deploy("chat", "blue", "azureml:tiny:1")
     house.service.update("chat", UpdateEndpoint(traffic={"blue": 100}))

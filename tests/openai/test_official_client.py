@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from tests.generate.conftest import stir
 from tests.generate.test_tool_format import QWEN
+from tests.support.exports import export_here
 from tests.support.house import House
 from tests.support.tiny import tiny_model
 from tunesmith.models import import_model
@@ -27,6 +28,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     source = stir(tiny_model("llama", folder / "source"))
     (source / "chat_template.jinja").write_text(QWEN)
     package = import_model(str(source), folder / "package", downloads=folder / "downloads", name="tiny-llama")
+    export_here(package)
     house = House(folder / "house", {"tiny-llama": package.path}).start()
     house.deploy("chat", "blue", "azureml:tiny-llama:1")
     house.service.update("chat", UpdateEndpoint(traffic={"blue": 100}))

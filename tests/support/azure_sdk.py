@@ -1,4 +1,7 @@
-"""An environment with Azure ML's own packages, as their user has one: built once, kept below ``build/``."""
+"""An environment with Azure ML's own packages, as their user has one: built once, kept below ``build/``.
+
+``python -m tests.support.azure_sdk`` builds it ahead of the tests.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,19 @@ _NOT_FETCHED = (
 
 
 def azure_python(requirements: Path = NEWEST) -> Path:
-    """The Python of an environment with exactly the packages of ``requirements``; a test without network skips.
+    """The Python of an environment with exactly the packages of ``requirements``; a test without network skips."""
+    try:
+        return _environment(requirements)
+    except NotFetched as error:
+        pytest.skip(str(error))
 
-    The folder's name is a hash of the file and of this Python, so a change of either builds another one.
-    """
+
+class NotFetched(Exception):
+    """The packages cannot be had from here."""
+
+
+def _environment(requirements: Path) -> Path:
+    """The folder's name is a hash of the file and of this Python, so a change of either builds another one."""
     key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:16]
     folder = ROOT / "build" / "azure-venv" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -51,5 +63,12 @@ def _build(folder: Path, requirements: Path) -> None:
     install = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", *options]
     done = subprocess.run([*install, "-r", str(requirements)], text=True, capture_output=True, check=False)
     if done.returncode and any(sign in done.stderr for sign in _NOT_FETCHED):
-        pytest.skip(f"the packages of {requirements.name} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
+        raise NotFetched(f"{requirements.name} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+if __name__ == "__main__":
+    try:
+        _environment(NEWEST)
+    except NotFetched as error:
+        print(f"{error}; the tests that need it are skipped", file=sys.stderr)

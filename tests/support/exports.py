@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from tunesmith.generate.engines.exports import export_key
+from tunesmith.models import ModelPackage
 
 VARIABLE = "TUNESMITH_TEST_EXPORTS"
 
@@ -30,3 +34,15 @@ def with_shared_exports(home: Path) -> Path:
     home.chmod(0o700)
     (cache / "exports").symlink_to(shared_exports())
     return home
+
+
+def export_here(package: ModelPackage) -> None:
+    """Put the export of ``package`` into the folder, made in this process: it has imported torch already."""
+    from tunesmith.generate.engines.openvino_export import export
+
+    form = package.manifest.dtype
+    path = shared_exports() / export_key(package, form)
+    with path.with_suffix(".making").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            export(package, path, form)  # type: ignore[arg-type]

@@ -7,15 +7,25 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny import tiny_model
-from tests.support.workspace import temporary_workspace
+from tests.support.workspace import add_job, temporary_workspace
+from tunesmith.pipelines.graph import Graph
 from tunesmith.tracking.rest import MlflowRest
 from tunesmith.workspace import Services
 
 
 @pytest.fixture(scope="package")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """One workspace, and so one MLflow server, for the tests of jobs and models: each uses names of its own."""
-    with temporary_workspace(tmp_path_factory.mktemp("tracked") / "home") as services:
+    """One workspace, and so one MLflow server, for the tests of jobs and models: each uses names of its own.
+
+    Its MLflow waited to be asked while the job ``unasked`` was there already.
+    """
+    with temporary_workspace(tmp_path_factory.mktemp("tracked") / "home", mlflow="asked") as services:
+        add_job(services, "unasked")
+        (services.paths.job("unasked") / "graph.json").write_text(Graph(steps=[]).model_dump_json())
+        services.tracking.mirror()
+        status = services.tracking.status()
+        assert (status.running, status.behind) == (False, 1)
+        services.tracking.ensure_running()
         yield services
 
 

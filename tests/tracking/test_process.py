@@ -16,15 +16,21 @@ from tests.support.workspace import add_job, temporary_workspace, until
 from tunesmith.errors import Unavailable
 from tunesmith.pipelines.graph import Graph
 from tunesmith.storage.paths import WorkspacePaths
+from tunesmith.tracking.jobs import JOB_TAG
 from tunesmith.tracking.process import MlflowProcess
+from tunesmith.tracking.rest import MlflowRest
 from tunesmith.workspace import Services
 
 
 def test_nothing_runs_before_it_is_needed(tmp_path: Path) -> None:
-    with temporary_workspace(tmp_path / "home") as workspace:
+    with temporary_workspace(tmp_path / "home", mlflow="jobs") as workspace:
         workspace.tracking.mirror()
         assert not workspace.tracking.status().running
         assert workspace.tracking.start_run("any") is None
+
+
+def test_one_that_waited_to_be_asked_has_everything_at_once(workspace: Services, rest: MlflowRest) -> None:
+    assert rest.find_run(rest.experiment("Default"), {JOB_TAG: "unasked"}) is not None
 
 
 def test_it_answers_to_its_own_server_only(workspace: Services) -> None:
@@ -85,7 +91,7 @@ def test_one_that_was_killed_is_started_again_and_it_ends_with_its_server(tmp_pa
 
 @pytest.mark.heavy
 def test_one_that_cannot_start_says_why_stops_no_job_and_is_tried_again(tmp_path: Path) -> None:
-    with temporary_workspace(tmp_path / "home") as workspace:
+    with temporary_workspace(tmp_path / "home", mlflow="jobs") as workspace:
         add_job(workspace, "j")
         (workspace.paths.job("j") / "graph.json").write_text(Graph(steps=[]).model_dump_json())
         with sqlite3.connect(workspace.paths.mlflow_database) as connection:  # made by an MLflow of the future

@@ -10,9 +10,8 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
@@ -26,6 +25,9 @@ from tunesmith.azure.context import AzureContext
 from tunesmith.errors import NotFound, Unreachable, ValidationFailed
 from tunesmith.storage.names import safe_join
 from tunesmith.storage.tables import JobRow
+
+if TYPE_CHECKING:
+    import httpx
 
 LONGEST_NAME = 255
 """Bytes of a file's name, and so of a run's."""
@@ -89,6 +91,8 @@ class _Tracking:
         return {"is_complete": True}
 
     async def _pass(self, request: Request, path: str) -> Response:
+        import httpx
+
         tracking = self._services.tracking
         base: str = await run_in_threadpool(tracking.ensure_running)
         query: list[tuple[str, str | int | float | bool | None]] = [

@@ -6,6 +6,7 @@ for a user's mistake and 1 for a failure, and a traceback only with ``--debug``.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from tunesmith.cli.hoisting import hoist
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    gc.set_threshold(100_000, 20, 20)  # a command imports much, and ends soon
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         from tunesmith._version import __version__

@@ -23,9 +23,9 @@ from tunesmith.client.models import Models
 from tunesmith.client.transport import Timeouts, Transport
 from tunesmith.client.views import Doctor, Info, Job
 from tunesmith.errors import NotAuthenticated, Unavailable
+from tunesmith.home import find_home
 from tunesmith.records.assets import AssetVersion
 from tunesmith.records.workspace import LoginLink
-from tunesmith.settings import find_home
 
 TOKEN_VARIABLE = "TUNESMITH_TOKEN"
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import aiohttp
 import orjson
 
 from tunesmith.endpoints.documents import MADE_OF, SECRET_HEADER, InstanceConfig
 from tunesmith.errors import TunesmithError, Unavailable, error_from_dict
 from tunesmith.records.endpoints import CreateDeployment
+
+if TYPE_CHECKING:
+    import aiohttp
 
 SWAP_SECONDS = 300.0
 """The longest that an instance may take to load its new adapters."""
@@ -29,6 +32,8 @@ async def ask_to_swap(
     session: aiohttp.ClientSession, url: str, secret: str, adapters: Mapping[str, Path]
 ) -> TunesmithError | None:
     """Ask the instance at ``url`` to serve ``adapters`` and no others; why it did not, or None where it does."""
+    import aiohttp
+
     body = {"adapters": {name: str(folder) for name, folder in adapters.items()}}
     try:
         async with session.post(

@@ -14,8 +14,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from tunesmith.endpoints.autoscale import Autoscaler, Load
 from tunesmith.endpoints.documents import read_config
@@ -25,6 +24,9 @@ from tunesmith.endpoints.service import EndpointService
 from tunesmith.endpoints.store import DeploymentDocument
 from tunesmith.errors import Failure, NotFound, TunesmithError
 from tunesmith.records.endpoints import Instance
+
+if TYPE_CHECKING:
+    import aiohttp
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,6 @@ class EndpointController:
     async def start(self) -> None:
         """Adopt what an earlier server left, and begin."""
         self._loop = asyncio.get_running_loop()
-        self._session = aiohttp.ClientSession(trust_env=False)
         self._service.watch_instances(self.instances)
         self._service.subscribe(self._wake_from_any_thread)
         await asyncio.to_thread(self._adopt)
@@ -167,9 +168,8 @@ class EndpointController:
             if not handles:
                 await self._forget(document)
             return
-        assert self._session is not None
         for handle in handles:
-            await handle.observe(document, self._session, self._wake.set)
+            await handle.observe(document, self._connections(), self._wake.set)
         if await self._autoscale(document):
             return  # what is wanted has changed: the next round, which comes at once, sees it
         await self._swap_adapters(document, handles)
@@ -206,9 +206,8 @@ class EndpointController:
         asked = [handle for handle in handles if handle.may_swap(document) and not handle.swapping]
         if asked and document.state != "Failed":
             adapters = await asyncio.to_thread(self._service.outcomes.adapter_folders, document)
-            assert self._session is not None
             for handle in asked:
-                handle.swap(document.generation, adapters, self._session, self._wake.set)
+                handle.swap(document.generation, adapters, self._connections(), self._wake.set)
 
     def _drop_surplus(self, document: DeploymentDocument, current: list[Handle], old: list[Handle]) -> None:
         grace = document.spec.request_settings.request_timeout_ms / 1000
@@ -246,8 +245,15 @@ class EndpointController:
             )
             self._handles[document.key].append(handle)
             current.append(handle)
-            assert self._session is not None
-            await handle.observe(document, self._session, self._wake.set)
+            await handle.observe(document, self._connections(), self._wake.set)
+
+    def _connections(self) -> aiohttp.ClientSession:
+        """To the instances; a server without any does not load what makes them."""
+        if self._session is None:
+            import aiohttp
+
+            self._session = aiohttp.ClientSession(trust_env=False)
+        return self._session
 
     async def _tell(self, document: DeploymentDocument, current: list[Handle], old: list[Handle]) -> None:
         failed = next((handle for handle in current if handle.stage is Stage.FAILED), None)

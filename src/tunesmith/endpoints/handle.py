@@ -15,9 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.endpoints.adapter_swap import ask_to_swap, only_adapters_differ
 from tunesmith.endpoints.documents import (
@@ -37,6 +35,9 @@ from tunesmith.endpoints.tails import tail
 from tunesmith.errors import DeploymentFailed, TunesmithError, UserError, error_from_dict
 from tunesmith.records.endpoints import Instance, ProbeSettings
 from tunesmith.storage.atomic import write_json
+
+if TYPE_CHECKING:
+    import aiohttp
 
 logger = logging.getLogger(__name__)
 
@@ -389,6 +390,8 @@ class Handle:
         wake()
 
     async def _ask(self, session: aiohttp.ClientSession, timeout_s: float) -> tuple[bool, int | None, str]:
+        import aiohttp
+
         assert self.state is not None
         try:
             async with session.get(

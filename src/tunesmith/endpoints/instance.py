@@ -28,6 +28,7 @@ from tunesmith.endpoints.documents import CONFIG_FILE, PHASES, STATE_FILE, Insta
 from tunesmith.endpoints.instance_app import InstanceApp
 from tunesmith.errors import Failure, TunesmithError
 from tunesmith.records.endpoints import Phase
+from tunesmith.starting import starting
 from tunesmith.storage.atomic import write_json
 
 T = TypeVar("T")
@@ -91,7 +92,8 @@ class Instance:
 
     async def _bring_up(self) -> TunesmithError | None:
         try:
-            await self._phases()
+            with starting():
+                await self._phases()
         except TunesmithError as error:
             traceback.print_exc()
             return error

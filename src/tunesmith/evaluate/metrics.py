@@ -4,7 +4,7 @@ ROUGE by rouge-score, BLEU and chrF by sacrebleu, exact match and F1 as SQuAD's 
 (Rajpurkar et al. 2016). One thing differs from rouge-score's default: its tokenizer throws away every letter outside
 a-z; ours keeps them, and is the same on plain English.
 
-The libraries are imported when first used; they bring NLTK with them.
+The libraries are imported when first used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Words:
     """rouge-score's tokenizer, of all scripts: lower case, words of more than 3 plain letters stemmed (Porter)."""
 
     def __init__(self) -> None:
-        from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
+        from tunesmith.evaluate.rouge import PorterStemmer
 
         self._stemmer = PorterStemmer()
 
@@ -39,7 +39,7 @@ class _Words:
 
 def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Mean F-measures of rouge1, rouge2 and rougeL, each between 0 and 1."""
-    from rouge_score.rouge_scorer import RougeScorer
+    from tunesmith.evaluate.rouge import RougeScorer
 
     scorer = RougeScorer(list(ROUGE), tokenizer=_Words())
     totals: Counter[str] = Counter()

@@ -46,6 +46,14 @@ def read_lines(path: Path, offset: int) -> tuple[list[tuple[int, dict[str, Any]]
     return found, position
 
 
+def size_of(path: Path) -> int:
+    """The bytes of a file of events; 0 where there is none yet. It only grows."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 class JobEvents:
     """The merged stream of one job, from a cursor on.
 

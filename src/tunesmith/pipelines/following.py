@@ -19,7 +19,7 @@ from sqlalchemy import select
 from tunesmith.compute.processes import ProcessId, reap, spawn_detached
 from tunesmith.errors import JobFailed, TunesmithError
 from tunesmith.pipelines import folding
-from tunesmith.pipelines.events import read_lines
+from tunesmith.pipelines.events import read_lines, size_of
 from tunesmith.pipelines.files import JobFiles, last_line
 from tunesmith.pipelines.layout import JobFolder, read_json
 from tunesmith.pipelines.rows import job_row, step_rows
@@ -63,17 +63,23 @@ class JobFollower:
         """Held while rows and folders change together."""
         self._children: set[int] = set()
         self._deaths: dict[str, int] = {}
+        self._followed: dict[str, list[int]] = {}
+        """The sizes of a running job's event files when they were last read."""
 
     def reconcile(self) -> bool:
-        """One pass over every job that has not ended. Whether there is any left."""
+        """One pass over every job that has not ended. Whether there is any left.
+
+        It is made some times a second while a job trains beside it: where nothing happened it costs a query.
+        """
         with self.lock:
             self._reap()
             with self._database.reading() as session:
-                active = session.scalars(select(JobRow.name).where(JobRow.status.not_in(ENDED))).all()
-            for name in active:
-                self._follow_safely(name)
-            self.start_waiting()
-            return bool(active)
+                rows = session.scalars(select(JobRow).where(JobRow.status.not_in(ENDED))).all()
+            for row in rows:
+                self._follow_safely(row)
+            if any(JobStatus(row.status) in WAITING for row in rows):
+                self.start_waiting()
+            return bool(rows)
 
     def start_waiting(self) -> None:
         """Start the jobs whose turn it is; the others are queued and say behind which."""
@@ -131,8 +137,9 @@ class JobFollower:
         """Take the exit codes of runners that ended, so that none stays a zombie."""
         self._children = {pid for pid in self._children if not reap(pid)}
 
-    def _follow_safely(self, name: str) -> None:
+    def _follow_safely(self, row: JobRow) -> None:
         """Follow one job; whatever is wrong with it does not keep the others from being followed."""
+        name = row.name
         if not self._files.folder(name).graph.exists():
             gone = JobFailed(
                 f"its folder is gone: {self._files.folder(name).root}", target=name, way_out="submit it again"
@@ -142,25 +149,34 @@ class JobFollower:
                 row.status, row.error, row.ended_at = JobStatus.FAILED, gone.to_dict(), utcnow()
             return
         try:
-            self._follow(name)
+            self._follow(row)
         except Exception as error:
             print(f"jobs: {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
-    def _follow(self, name: str) -> None:
+    def _follow(self, row: JobRow) -> None:
         """Bring one job's rows up to what its files say, then see to its runner."""
-        with self._database.reading() as session:
-            row = job_row(session, name)
-            waiting = JobStatus(row.status) in WAITING
-            runner = ProcessId(row.runner_pid, row.runner_started) if row.runner_pid and row.runner_started else None
-            launched = runner.started if runner else 0.0
-        if waiting:
+        if JobStatus(row.status) in WAITING:
             return
+        name = row.name
+        runner = ProcessId(row.runner_pid, row.runner_started) if row.runner_pid and row.runner_started else None
         alive = self._runner_alive(name, runner)  # before reading: what it wrote before it died is read below
+        sizes = self._sizes(name)
+        if alive and self._followed.get(name) == sizes:
+            return
         ended = self._read_all_events(name)
         if ended is not None:
             self._finish(name, ended)
         elif not alive:
-            self._revive(name, launched)
+            self._revive(name, runner.started if runner else 0.0)
+        if alive and ended is None:
+            self._followed[name] = sizes
+        else:
+            self._followed.pop(name, None)
+
+    def _sizes(self, name: str) -> list[int]:
+        folder = self._files.folder(name)
+        steps = (folder.step(step.folder).events for step in self._files.graph(name).steps)
+        return [size_of(path) for path in (folder.events, *steps)]
 
     def _runner_alive(self, name: str, runner: ProcessId | None) -> bool:
         body = read_json(self._files.folder(name).runner)

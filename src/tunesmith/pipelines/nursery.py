@@ -20,6 +20,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from tunesmith.starting import starting
+
 PRELOADED_VARIABLE = "TUNESMITH_PRELOADED"
 """Set to 1 in a process that came from a nursery."""
 GO = b"go\n"
@@ -32,13 +34,13 @@ def main(modules: list[str]) -> int:
     """Import, then give out processes until the input ends."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what imports print is no answer
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # the step says it better, if it needs the module at all
-            print(f"{module} was not imported ahead: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    gc.collect()
-    gc.freeze()  # what is here is shared; a collection in a child would copy it
+    with starting():
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except Exception as error:  # the step says it better, if it needs the module at all
+                print(f"{module} was not imported ahead: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        gc.collect()  # what is left is shared with the children; there it is not looked at, which would copy it
     order = _serve(answers)
     if order is not None:
         _become(order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
@@ -54,8 +54,11 @@ def create_app(services: Services, lifecycle: Lifecycle) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with mlflow_proxy.new_session() as session, Background(services, lifecycle, gateway, controller):
-            app.state.proxy_session = session
+        app.state.mlflow_connections = mlflow_proxy.Connections()
+        async with (
+            aclosing(app.state.mlflow_connections),
+            Background(services, lifecycle, gateway, controller),
+        ):
             app.state.azure = AzureFace(services, gateway, LimitedHttp)
             await app.state.azure.resume()
             yield

@@ -6,15 +6,17 @@ The child starts at the first request. The caller's token and cookies stay here;
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from tunesmith.errors import Unreachable
 from tunesmith.server.dependencies import ServicesOf
+
+if TYPE_CHECKING:
+    import aiohttp
 
 router = APIRouter(include_in_schema=False)
 
@@ -52,6 +54,8 @@ async def to_the_page() -> RedirectResponse:
 @router.api_route("/mlflow/{path:path}", methods=METHODS)
 async def proxy(request: Request, services: ServicesOf, path: str) -> Response:
     """Pass a request on and stream its answer back."""
+    import aiohttp
+
     base: str = await run_in_threadpool(services.tracking.ensure_running)
     session = _session(request)
     raw = request.scope.get("raw_path", request.url.path.encode()).decode("latin-1")
@@ -95,18 +99,33 @@ async def _body(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def _session(request: Request) -> aiohttp.ClientSession:
-    session: aiohttp.ClientSession = request.app.state.proxy_session
-    return session
+    connections: Connections = request.app.state.mlflow_connections
+    return connections.session()
 
 
-def new_session() -> aiohttp.ClientSession:
-    """The connections to the child; made in the server's loop, closed with it."""
-    return aiohttp.ClientSession(
-        auto_decompress=False,
-        trust_env=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600),
-    )
+class Connections:
+    """The connections to the child: made when MLflow is first asked for, closed with the server's loop."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    def session(self) -> aiohttp.ClientSession:
+        """The one session."""
+        import aiohttp
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                auto_decompress=False,
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600),
+            )
+        return self._session
+
+    async def aclose(self) -> None:
+        """Close them."""
+        if self._session is not None:
+            await self._session.close()
 
 
 def _encoded(url: str) -> Any:

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from tunesmith.starting import starting
 from tunesmith.storage.atomic import write_json
 
 PREFIX = "/mlflow"
@@ -107,10 +108,11 @@ def main(arguments: list[str]) -> None:
 
 
 async def _serve(folder: Path, secret: str, listening: socket.socket) -> None:
-    import uvicorn
-    from mlflow.server import constants
-    from mlflow.server.fastapi_app import app
-    from mlflow.server.handlers import _get_tracking_store
+    with starting():
+        import uvicorn
+        from mlflow.server import constants
+        from mlflow.server.fastapi_app import app
+        from mlflow.server.handlers import _get_tracking_store
 
     wanted = configuration(folder)
     for name in (constants.BACKEND_STORE_URI_ENV_VAR, constants.ARTIFACTS_DESTINATION_ENV_VAR):

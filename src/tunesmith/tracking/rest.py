@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import httpx
-
 API = "/mlflow/api/2.0/mlflow"
 MAX_METRICS = 1000
 MAX_PARAMS = 100
@@ -72,6 +70,8 @@ class MlflowRest:
     """
 
     def __init__(self, address: str, secret_path: str, *, timeout: float = 30.0) -> None:
+        import httpx
+
         self._client = httpx.Client(base_url=f"{address}{secret_path}", timeout=timeout, trust_env=False)
 
     def close(self) -> None:

@@ -40,12 +40,19 @@ class TrackingStatus:
 
 
 class Tracking:
-    """MLflow of one workspace. Nothing is started before it is needed; no job waits for it or fails with it."""
+    """MLflow of one workspace. Nothing is started before it is needed; no job waits for it or fails with it.
 
-    def __init__(self, paths: WorkspacePaths, database: Database, store: ArtifactStore) -> None:
+    Args:
+        when_asked: start MLflow's server only when somebody asks it, not already when there is something to show.
+    """
+
+    def __init__(
+        self, paths: WorkspacePaths, database: Database, store: ArtifactStore, *, when_asked: bool = False
+    ) -> None:
         self._process = MlflowProcess(paths)
         self._jobs = JobMirror(database, paths)
         self._models = ModelMirror(database, paths, store)
+        self._needed = not when_asked
         self._lock = threading.Lock()
         self._rest: tuple[str, MlflowRest] | None = None
         self._problem: str | None = None
@@ -63,7 +70,12 @@ class Tracking:
         Raises:
             Unavailable: it does not come up; the message has the last lines it wrote.
         """
-        return self._process.ensure_running()
+        address = self._process.ensure_running()
+        if not self._needed:
+            # Nothing was copied until now, and who asks wants to see it.
+            self._needed = True
+            self.mirror()
+        return address
 
     def map_path(self, path: str) -> str:
         """The path to ask MLflow's server for, for a path that begins with ``/mlflow``."""
@@ -71,7 +83,7 @@ class Tracking:
 
     def mirror(self) -> None:
         """Copy what is new; start MLflow when there is something. Faults are said once and tried again later."""
-        if time.monotonic() < self._not_before:
+        if not self._needed or time.monotonic() < self._not_before:
             return
         with self._lock:
             jobs, models = self._jobs.pending(), self._models.pending()
@@ -129,7 +141,7 @@ class Tracking:
     def _connect(self) -> MlflowRest:
         from tunesmith.tracking.rest import MlflowRest
 
-        address = self.ensure_running()
+        address = self._process.ensure_running()
         if self._rest is None or self._rest[0] != address:
             if self._rest is not None:
                 self._rest[1].close()
