@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,13 @@ hypothesis.settings.load_profile("tunesmith")
 def pytest_configure() -> None:
     """One folder of exports for this run, its worker processes' as well."""
     share_exports()
+    gc.disable()  # what is imported while the tests are collected stays
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is looked for, in what is new."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

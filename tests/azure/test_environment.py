@@ -18,6 +18,7 @@ from tunesmith.azure.environment import (
     variables,
 )
 from tunesmith.azure.hosts import SUNK, caught_hosts
+from tunesmith.azure.trust import Trust
 from tunesmith.records.azure import AzureSession
 
 SESSION = AzureSession(
@@ -32,15 +33,15 @@ SESSION = AzureSession(
     resource_group="tunesmith",
     workspace_name="default",
 )
-BUNDLE = Path("/ws/azure/bundles/b.pem")
+TRUST = Trust(file=Path("/ws/azure/bundles/b.pem"), folder=Path("/ws/azure/bundles/b"))
 PROXY = "http://tunesmith:secret@127.0.0.1:4001"
 
 
 def test_variables_of_the_proxy() -> None:
-    assert variables(SESSION, {"HOME": "/home/me"}, bundle=BUNDLE) == {
-        "REQUESTS_CA_BUNDLE": str(BUNDLE),
-        "SSL_CERT_FILE": str(BUNDLE),
-        "CURL_CA_BUNDLE": str(BUNDLE),
+    assert variables(SESSION, {"HOME": "/home/me"}, trust=TRUST) == {
+        "REQUESTS_CA_BUNDLE": str(TRUST.folder),
+        "SSL_CERT_FILE": str(TRUST.file),
+        "CURL_CA_BUNDLE": str(TRUST.file),
         "IDENTITY_ENDPOINT": "http://127.0.0.1:4001/azure/msi/token",
         "IDENTITY_HEADER": "head",
         "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
@@ -63,7 +64,7 @@ def test_variables_of_the_proxy() -> None:
 
 
 def test_variables_without_a_proxy() -> None:
-    found = variables(SESSION, {"HTTPS_PROXY": "http://corp:1", "NO_PROXY": ".azure.com"}, bundle=BUNDLE, proxy=False)
+    found = variables(SESSION, {"HTTPS_PROXY": "http://corp:1", "NO_PROXY": ".azure.com"}, trust=TRUST, proxy=False)
     assert not {"HTTPS_PROXY", "AZURE_CONFIG_DIR"} & set(found)
     assert found["NO_PROXY"] == "127.0.0.1,localhost,::1,.azure.com"
     assert found["ARM_CLOUD_METADATA_URL"] == "https://localhost:4002/metadata/endpoints?api-version=2022-09-01"
@@ -74,14 +75,14 @@ def test_variables_without_a_proxy() -> None:
 
 def test_what_the_caller_chose_is_left_alone() -> None:
     caller = {"AZUREML_RUN_POLLING_INTERVAL_MAX": "60", "OTEL_SERVICE_NAME": "mine"}
-    found = variables(SESSION, caller, bundle=BUNDLE, proxy=False)
+    found = variables(SESSION, caller, trust=TRUST, proxy=False)
     assert "AZUREML_RUN_POLLING_INTERVAL_MAX" not in found
     assert "OTEL_SDK_DISABLED" not in found
 
 
 def test_the_az_command_keeps_its_extensions_and_its_defaults() -> None:
     caller = {"AZURE_CONFIG_DIR": "/mine", "AZURE_DEFAULTS_GROUP": "chosen"}
-    found = variables(SESSION, caller, bundle=BUNDLE)
+    found = variables(SESSION, caller, trust=TRUST)
     assert (found["AZURE_CONFIG_DIR"], found["AZURE_EXTENSION_DIR"]) == ("/ws/azure/cli", "/mine/cliextensions")
     assert "AZURE_DEFAULTS_GROUP" not in found
     (known,) = json.loads(profile_text(SESSION))["subscriptions"]
@@ -91,14 +92,14 @@ def test_the_az_command_keeps_its_extensions_and_its_defaults() -> None:
 @pytest.mark.parametrize("own", [{}, {"HTTPS_PROXY": "http://corp.example:3128", "NO_PROXY": "corp.example"}])
 def test_a_process_that_is_pointed_here_already_is_pointed_here_once(own: dict[str, str]) -> None:
     config = Path("/ws/azure/config.json")
-    once = variables(SESSION, own, bundle=BUNDLE, config=config)
-    twice = variables(SESSION, apply(once, own), bundle=BUNDLE, config=config)
+    once = variables(SESSION, own, trust=TRUST, config=config)
+    twice = variables(SESSION, apply(once, own), trust=TRUST, config=config)
     changed = {name: value for name, value in twice.items() if once.get(name) != value}
     assert changed == {}
 
 
 def test_a_config_comes_by_the_shadow_folder() -> None:
-    found = variables(SESSION, {"PYTHONPATH": "/mine"}, bundle=BUNDLE, config=Path("/ws/azure/config.json"))
+    found = variables(SESSION, {"PYTHONPATH": "/mine"}, trust=TRUST, config=Path("/ws/azure/config.json"))
     assert found["PYTHONPATH"] == f"{SHADOW}:/mine"
     assert found["TUNESMITH_AZURE_CONFIG"] == "/ws/azure/config.json"
     assert json.loads(config_text(SESSION)) == {
@@ -131,7 +132,7 @@ def test_exceptions_that_would_reach_the_real_azure(entry: str, expected: bool) 
 
 def test_such_exceptions_do_not_count_and_are_named() -> None:
     caller = {"no_proxy": "corp.example,.azure.com"}
-    assert variables(SESSION, caller, bundle=BUNDLE)["NO_PROXY"] == "127.0.0.1,localhost,::1,corp.example"
+    assert variables(SESSION, caller, trust=TRUST)["NO_PROXY"] == "127.0.0.1,localhost,::1,corp.example"
     assert dropped_exceptions(SESSION, caller) == [".azure.com"]
 
 

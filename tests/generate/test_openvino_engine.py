@@ -211,7 +211,9 @@ def test_a_precision_that_cannot_be_had_names_the_field(packages: Packages, tmp_
         assert caught.value.target == "precision"
 
 
-def test_two_processes_export_once_and_need_no_torch_to_serve(packages: Packages, tmp_path: Path) -> None:
+def test_an_export_goes_on_without_who_asked_for_all_who_wait_and_they_need_no_torch_to_serve(
+    packages: Packages, tmp_path: Path
+) -> None:
     program = (
         "import json, sys\n"
         "from pathlib import Path\n"
@@ -221,32 +223,16 @@ def test_two_processes_export_once_and_need_no_torch_to_serve(packages: Packages
         "print(json.dumps([engine.description.details['export']['reused'], loaded]))\n"
     )
     command = [sys.executable, "-c", program, str(packages("llama").path), str(tmp_path)]
+    first = subprocess.Popen(command)
+    until(lambda: any(_exports(child) for child in psutil.Process(first.pid).children()), "the export to begin")
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    first.kill()
+    first.wait()
     said = [json.loads(process.communicate()[0].splitlines()[-1]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert [loaded for _, loaded in said] == [[], []]
-    # The one that waited for the lock found it made.
-    assert sorted(reused for reused, _ in said) in ([False, False], [False, True])
+    assert said == [[True, []], [True, []]]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [export_key(packages("llama"), "float32")]
-    found = find_or_export(packages("llama"), "float32", tmp_path)
-    assert found.reused
-
-
-def test_an_export_goes_on_without_the_process_that_asked(packages: Packages, tmp_path: Path) -> None:
-    program = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from tunesmith.generate.engines.exports import find_or_export\n"
-        "from tunesmith.models import ModelPackage\n"
-        "find_or_export(ModelPackage.open(sys.argv[1]), 'float32', Path(sys.argv[2]))\n"
-    )
-    asker = subprocess.Popen([sys.executable, "-c", program, str(packages("llama").path), str(tmp_path)])
-    until(lambda: any(_exports(child) for child in psutil.Process(asker.pid).children()), "the export to begin")
-    asker.kill()
-    asker.wait()
-    found = find_or_export(packages("llama"), "float32", tmp_path)
-    assert (found.reused, found.path.is_dir()) == (True, True)
-    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+    assert find_or_export(packages("llama"), "float32", tmp_path).reused
 
 
 def _exports(process: psutil.Process) -> bool:

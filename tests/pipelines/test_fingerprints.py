@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,8 @@ def test_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_environment_names_distributions_python_and_platform() -> None:
     lock = environment_lock()
+    wanted = {f"{one.name.lower().replace('_', '-')}=={one.version}" for one in metadata.distributions()}
+    assert set(lock[:-2]) == wanted
     assert any(line.startswith("pydantic==") for line in lock)
     assert f"python=={sys.version.split()[0]}" in lock
     assert lock[-1].startswith("platform==")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from tunesmith.azure.trust import Trust
 from tunesmith.azure.upstream import Upstream, excludes, split_no_proxy
 from tunesmith.records.azure import AzureSession
 
@@ -42,7 +43,7 @@ def variables(
     session: AzureSession,
     caller: Mapping[str, str],
     *,
-    bundle: Path,
+    trust: Trust,
     config: Path | None = None,
     proxy: bool = True,
 ) -> dict[str, str | None]:
@@ -51,7 +52,7 @@ def variables(
     Args:
         session: where the workspace is reached.
         caller: the variables that the process would have.
-        bundle: PEM file with the workspace's authority and every authority that the process trusts otherwise.
+        trust: the workspace's authority and every authority that the process trusts otherwise.
         config: a ``config.json`` to fall back on; ``None`` where the caller has one.
         proxy: whether the SDK is led here by a proxy, or by a cloud of its own name.
 
@@ -60,9 +61,9 @@ def variables(
     """
     port = session.proxy_port
     changes: dict[str, str | None] = {
-        "REQUESTS_CA_BUNDLE": str(bundle),
-        "SSL_CERT_FILE": str(bundle),
-        "CURL_CA_BUNDLE": str(bundle),
+        "REQUESTS_CA_BUNDLE": str(trust.folder),
+        "SSL_CERT_FILE": str(trust.file),
+        "CURL_CA_BUNDLE": str(trust.file),
         "IDENTITY_ENDPOINT": f"http://127.0.0.1:{port}{TOKEN_PATH}",
         "IDENTITY_HEADER": session.identity_header,
         "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",

@@ -57,7 +57,7 @@ class Azure:
         """
         # Imported here: every command would import it, and few use it.
         from tunesmith.azure import environment as made
-        from tunesmith.azure.trust import write_bundle
+        from tunesmith.azure.trust import write_trust
 
         caller = dict(os.environ) if caller is None else caller
         session = self.session()
@@ -70,5 +70,5 @@ class Azure:
         if not profile.exists():  # what `az account set` changes in it stays
             profile.parent.mkdir(mode=0o700, exist_ok=True)
             write_text(profile, made.profile_text(session), mode=0o600)
-        bundle = write_bundle(place, Path(session.certificate), caller, certifi)
-        return made.variables(session, caller, bundle=bundle, config=config, proxy=proxy)
+        trust = write_trust(place, Path(session.certificate), caller, certifi)
+        return made.variables(session, caller, trust=trust, config=config, proxy=proxy)

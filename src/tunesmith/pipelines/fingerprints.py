@@ -78,9 +78,21 @@ def same_files(path: Path, expected: Sequence[Sequence[object]]) -> bool:
 
 def environment_lock() -> list[str]:
     """What is installed: ``name==version`` of each distribution, sorted, then Python and the platform."""
-    found = {f"{dist.name.lower().replace('_', '-')}=={dist.version}" for dist in metadata.distributions() if dist.name}
+    installed = (_name_and_version(found) for found in metadata.distributions())
+    found = {f"{name.lower().replace('_', '-')}=={version}" for name, version in installed if name}
     python = f"python=={'.'.join(map(str, sys.version_info[:3]))}"
     return [*sorted(found), python, f"platform=={sys.platform}-{platform.machine()}"]
+
+
+def _name_and_version(found: metadata.Distribution) -> tuple[str, str]:
+    """From the head of the metadata: ``name`` and ``version`` parse the whole of it, descriptions too, once each."""
+    head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
+    fields = dict(
+        line.split(": ", 1) for line in reversed(head.splitlines()) if line.startswith(("Name: ", "Version: "))
+    )
+    if len(fields) < 2:
+        return found.name, found.version
+    return fields["Name"].strip(), fields["Version"].strip()
 
 
 def text_sha256(text: str) -> str:
