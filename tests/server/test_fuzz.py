@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,15 +49,18 @@ PATHS = st.one_of(
 )
 
 
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(trust_env=False, timeout=60) as opened:
+        yield opened
+
+
 @settings(max_examples=150, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(method=METHODS, path=PATHS, body=BODIES)
-def test_nothing_is_unexpected(server: RunningServer, method: str, path: str, body: Any) -> None:
+def test_nothing_is_unexpected(server: RunningServer, client: httpx.Client, method: str, path: str, body: Any) -> None:
     url = httpx.URL(f"{server.url}/api/v1/{path}")
     headers = {"authorization": f"Bearer {server.token}", "content-type": "application/json"}
-    answer = CLIENT.request(method, url, content=json.dumps(body), headers=headers)
+    answer = client.request(method, url, content=json.dumps(body), headers=headers)
     assert answer.status_code < 500, (method, path, body, answer.text)
     if answer.status_code >= 400:
         assert answer.json()["error"]["message"]
-
-
-CLIENT = httpx.Client(trust_env=False, timeout=60)
