@@ -65,7 +65,7 @@ def stage(python: Path, work: Path, *, model: Path | None = None, name: str = BA
     for split, count, seed in (("train", 48, 0), ("validation", 8, 1), ("test", 8, 2)):
         tiny_conversations(folder / "data" / f"{split}.jsonl", count, seed=seed)
     source = model or tiny_model("phi3", work / "tiny-phi3")
-    with running_server(work / "home") as server:
+    with running_server(work / "home", environment={"TUNESMITH_MLFLOW": "jobs"}) as server:
         with Workspace(server.home, start=False) as workspace:
             job = workspace.models.import_(name, source, registry="azureml")
             assert job is not None and workspace.jobs.wait(job.name).status == "Completed"
