@@ -9,57 +9,57 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 
 from cryptography import x509
-from cryptography.x509.name import _ASN1Type
 
-_TEXTS = frozenset(
-    {
-        _ASN1Type.UTF8String,
-        _ASN1Type.BMPString,
-        _ASN1Type.UniversalString,
-        _ASN1Type.PrintableString,
-        _ASN1Type.T61String,
-        _ASN1Type.IA5String,
-        _ASN1Type.VisibleString,
-    }
-)
-_UTF8, _SEQUENCE, _SET, _OID = 0x0C, 0x30, 0x31, 0x06
+# DER's tags.
+_UTF8, _PRINTABLE, _T61, _IA5, _VISIBLE, _UNIVERSAL, _BMP = 0x0C, 0x13, 0x14, 0x16, 0x1A, 0x1C, 0x1E
+_SEQUENCE, _SET = 0x30, 0x31
+_ENCODINGS = {
+    _UTF8: "utf-8",
+    _PRINTABLE: "latin-1",
+    _T61: "latin-1",
+    _IA5: "latin-1",
+    _VISIBLE: "latin-1",
+    _UNIVERSAL: "utf-32-be",
+    _BMP: "utf-16-be",
+}
 _SPACE = re.compile("[ \t\n\v\f\r]+")
 _UPPER = re.compile("[A-Z]")
 
 
 def subject_hash(certificate: x509.Certificate) -> str:
     """The hash of ``certificate``'s subject."""
-    parts = (
-        _tlv(_SET, b"".join(sorted(_attribute(attribute) for attribute in part))) for part in certificate.subject.rdns
+    [(_, parts)] = _items(certificate.subject.public_bytes())
+    canonical = b"".join(
+        _item(_SET, b"".join(sorted(_attribute(attribute) for _, attribute in _items(part))))
+        for _, part in _items(parts)
     )
-    digest = hashlib.sha1(b"".join(parts), usedforsecurity=False).digest()
+    digest = hashlib.sha1(canonical, usedforsecurity=False).digest()
     return f"{int.from_bytes(digest[:4], 'little'):08x}"
 
 
-def _attribute(attribute: x509.NameAttribute[str | bytes]) -> bytes:
-    value = attribute.value
-    if attribute._type in _TEXTS and isinstance(value, str):
-        text = _SPACE.sub(" ", value.strip(" \t\n\v\f\r"))
-        content = _tlv(_UTF8, _UPPER.sub(lambda found: found[0].lower(), text).encode())
-    else:
-        content = _tlv(attribute._type.value, value.encode() if isinstance(value, str) else value)
-    return _tlv(_SEQUENCE, _oid(attribute.oid.dotted_string) + content)
+def _attribute(content: bytes) -> bytes:
+    (kind, name), (tag, value) = _items(content)
+    if tag in _ENCODINGS:
+        text = _SPACE.sub(" ", value.decode(_ENCODINGS[tag]).strip(" \t\n\v\f\r"))
+        tag, value = _UTF8, _UPPER.sub(lambda found: found[0].lower(), text).encode()
+    return _item(_SEQUENCE, _item(kind, name) + _item(tag, value))
 
 
-def _oid(dotted: str) -> bytes:
-    first, second, *rest = (int(number) for number in dotted.split("."))
-    body = b""
-    for number in (first * 40 + second, *rest):
-        digits = [number & 0x7F]
-        while number := number >> 7:
-            digits.append(0x80 | number & 0x7F)
-        body += bytes(reversed(digits))
-    return _tlv(_OID, body)
+def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The tag and the content of each item in DER."""
+    while data:
+        tag, size, start = data[0], data[1], 2
+        if size & 0x80:
+            start += size & 0x7F
+            size = int.from_bytes(data[2:start], "big")
+        yield tag, data[start : start + size]
+        data = data[start + size :]
 
 
-def _tlv(tag: int, content: bytes) -> bytes:
+def _item(tag: int, content: bytes) -> bytes:
     size = len(content)
     if size < 0x80:
         return bytes((tag, size)) + content
