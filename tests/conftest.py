@@ -42,8 +42,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """From here on garbage is looked for, in what is new."""
-    gc.freeze()
+    """From here on garbage is looked for."""
     gc.enable()
 
 

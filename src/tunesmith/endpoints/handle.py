@@ -269,6 +269,8 @@ class Handle:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        if self.process is not None:
+            self.process.let_go()
 
     # Inside
 

@@ -87,6 +87,12 @@ class InstanceProcess:
             return self._exit is None
         return self._identity.alive
 
+    def let_go(self) -> None:
+        """It goes on when this process ends, and nobody here waits for it any more."""
+        if self._child is not None and self._child.poll() is None:
+            self._child.returncode = 0  # nobody will know; without one, the object complains when it goes
+        self._child = None
+
     def describe_end(self) -> str:
         """How it ended, in words: the exit status or the signal, where that is known."""
         if self._exit is None:
