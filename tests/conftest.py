@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -38,12 +38,16 @@ hypothesis.settings.load_profile("tunesmith")
 def pytest_configure() -> None:
     """One folder of exports for this run, its worker processes' as well."""
     share_exports()
-    gc.disable()  # what is imported while the tests are collected stays
 
 
-def pytest_collection_finish() -> None:
-    """From here on garbage is looked for."""
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """No garbage is looked for in what the tests import: it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

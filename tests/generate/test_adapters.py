@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.generate.conftest import Packages, reference
-from tests.generate.test_openvino_engine import exported
 from tests.models.adapters import random_adapter
+from tests.support.exports import export_here
 from tunesmith.chat.messages import Message
 from tunesmith.errors import InvalidModel, NotFound, UnsupportedField
 from tunesmith.generate import GenerateRequest, collect, open_engine
@@ -57,7 +57,7 @@ async def test_each_name_answers_as_its_merged_model(
     wanted: dict[Any, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    exports = exported(packages("qwen2"), tmp_path_factory.getbasetemp() / "adapter-exports")
+    exports = export_here(packages("qwen2"), tmp_path_factory.getbasetemp() / "adapter-exports")
     opened = open_engine(packages("qwen2"), engine=engine, precision="32", exports=exports, adapters=adapters)
     try:
         assert opened.capabilities().adapters == ("french", "poet")

@@ -16,6 +16,7 @@ import torch
 
 from tests.generate import test_architectures as special
 from tests.generate.conftest import Packages, reference
+from tests.support.exports import export_here
 from tests.support.tiny import Family
 from tests.support.workspace import until
 from tunesmith.chat.messages import Message
@@ -25,7 +26,6 @@ from tunesmith.generate.engines import openvino_export
 from tunesmith.generate.engines.exports import export_key, find_or_export
 from tunesmith.generate.engines.openvino_engine import OpenVinoEngine, seconds_per_token
 from tunesmith.generate.engines.openvino_export import export
-from tunesmith.models import ModelPackage
 
 PROMPTS = [
     "Hello, how are you?",
@@ -55,15 +55,6 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exports")
 
 
-def exported(package: ModelPackage, folder: Path, form: str | None = None) -> Path:
-    """Export in this process, where torch is loaded already."""
-    form = form or package.manifest.dtype
-    path = folder / export_key(package, form)
-    if not path.exists():
-        export(package, path, form)  # type: ignore[arg-type]
-    return folder
-
-
 @pytest.fixture
 def engines(packages: Packages, exports: Path) -> Iterator[Engines]:
     """Opens engines in float32 and closes them."""
@@ -74,7 +65,7 @@ def engines(packages: Packages, exports: Path) -> Iterator[Engines]:
         found = open_engine(
             package,
             engine="openvino",
-            **{"precision": "32", "exports": exported(package, exports), **options},  # type: ignore[arg-type]
+            **{"precision": "32", "exports": export_here(package, exports), **options},  # type: ignore[arg-type]
         )
         assert isinstance(found, OpenVinoEngine)
         opened.append(found)
@@ -111,7 +102,7 @@ async def test_greedy_is_transformers_greedy_alone_and_in_a_batch(
 )
 async def test_special_attention_and_rotations(make: Callable[[], Any], tmp_path: Path) -> None:
     package = special.package_of(make, tmp_path)
-    engine = open_engine(package, engine="openvino", precision="32", exports=exported(package, tmp_path / "exports"))
+    engine = open_engine(package, engine="openvino", precision="32", exports=export_here(package, tmp_path / "exports"))
     try:
         prompts = [[Message("user", "robot paint " * count)] for count in (1, 12, 48, 90)]
         wanted = [reference(package, engine.tokenizer.encode_prompt(prompt), 60) for prompt in prompts]
@@ -179,7 +170,7 @@ async def test_halves_are_kept_and_computed_exactly(dtype: str, tmp_path: Path) 
 
     package = special.package_of(halves, tmp_path)
     assert package.manifest.dtype == dtype
-    exports = exported(package, tmp_path / "exports")
+    exports = export_here(package, tmp_path / "exports")
     engine = open_engine(package, engine="openvino", precision="32", exports=exports)
     try:
         prompt = engine.tokenizer.encode_prompt([Message("user", "robot paint")])
@@ -191,7 +182,7 @@ async def test_halves_are_kept_and_computed_exactly(dtype: str, tmp_path: Path) 
 
 
 async def test_eight_bits_are_near_and_say_how_near(engines: Engines, packages: Packages, exports: Path) -> None:
-    exported(packages("qwen2"), exports, "int8")
+    export_here(packages("qwen2"), exports, "int8")
     engine = engines(precision="8")
     assert engine.description.precision == "8"
     quality = engine.description.details["quality"]
@@ -291,7 +282,7 @@ async def test_auto_takes_openvino_on_a_processor(
     packages: Packages, exports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TUNESMITH_ENGINE", raising=False)
-    engine = open_engine(packages("qwen2"), exports=exported(packages("qwen2"), exports), device="cpu")
+    engine = open_engine(packages("qwen2"), exports=export_here(packages("qwen2"), exports), device="cpu")
     try:
         assert engine.description.engine == "openvino"
         assert "the engine for processors without a GPU" in engine.description.reason

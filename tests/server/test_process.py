@@ -117,7 +117,7 @@ def test_it_imports_no_heavy_package(tmp_path: Path) -> None:
         said.seek(0)
         loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in said if line.startswith("import time:")}
     assert answers == [200] * len(READ)
-    assert loaded & {"torch", "transformers", "mlflow", "peft"} == set()
+    assert loaded & {"torch", "transformers", "mlflow", "peft", "aiohttp", "httpx"} == set()
 
 
 def test_tls_with_a_certificate_of_its_own(tmp_path: Path) -> None:

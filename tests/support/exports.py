@@ -36,13 +36,18 @@ def with_shared_exports(home: Path) -> Path:
     return home
 
 
-def export_here(package: ModelPackage) -> None:
-    """Put the export of ``package`` into the folder, made in this process: it has imported torch already."""
+def export_here(package: ModelPackage, folder: Path | None = None, form: str | None = None) -> Path:
+    """Put the export of ``package`` into ``folder`` (this run's, where none is named), which is returned.
+
+    It is made in this process, which has imported torch already.
+    """
     from tunesmith.generate.engines.openvino_export import export
 
-    form = package.manifest.dtype
-    path = shared_exports() / export_key(package, form)
+    folder, form = folder or shared_exports(), form or package.manifest.dtype
+    folder.mkdir(exist_ok=True)
+    path = folder / export_key(package, form)
     with path.with_suffix(".making").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             export(package, path, form)  # type: ignore[arg-type]
+    return folder

@@ -141,6 +141,7 @@ class JobFollower:
         """Follow one job; whatever is wrong with it does not keep the others from being followed."""
         name = row.name
         if not self._files.folder(name).graph.exists():
+            self._followed.pop(name, None)
             gone = JobFailed(
                 f"its folder is gone: {self._files.folder(name).root}", target=name, way_out="submit it again"
             )

@@ -67,6 +67,8 @@ class Tracking:
     def ensure_running(self) -> str:
         """Start MLflow's server where it does not run; its address, such as ``http://127.0.0.1:41234``.
 
+        Where nobody asked before and it waited for that, what there is to show is copied first.
+
         Raises:
             Unavailable: it does not come up; the message has the last lines it wrote.
         """
